@@ -1,0 +1,2 @@
+"""The project's version."""
+__version__ = '0.1.0'
