@@ -1,4 +1,10 @@
-"""VoVNet for OpenMMLab: backbones, detectors, recipes and measurements."""
+"""VoVNet for OpenMMLab: backbones, detectors, recipes and measurements.
+
+Importing this package registers everything it builds and, where mmcv has no
+compiled operators, offers torchvision's in their place (:mod:`vovnet.ops`).
+"""
+from . import ops  # isort: skip  # first: mmcv.cnn already asks for operators
+from . import models
 from .version import __version__
 
-__all__ = ['__version__']
+__all__ = ['models', 'ops', '__version__']

@@ -1,0 +1,460 @@
+"""VoVNet and VoVNetV2 backbones.
+
+Sources:
+- V1: Lee et al., "An Energy and GPU-Computation Efficient Backbone Network for
+  Real-Time Object Detection", arXiv:1904.09730, Table 1 (27-slim, 39, 57);
+  the authors' Caffe network (youngwanLEE/VoVNet-RefineDet@46fb3c5) has the
+  same stem. They added 75 and 93 in vov-net/VoVNet-Detectron@0176f70.
+- V2: Lee and Park, "CenterMask: Real-Time Anchor-Free Instance Segmentation",
+  arXiv:1911.06667, Figure 3; the variants are those of
+  youngwanLEE/vovnet-detectron2@b81c813.
+
+The paper's network and the released ones differ in three things, which are
+options here, not classes: the stem, the identity connection, and where eSE
+sits. See :class:`VoVNet`.
+
+Imports nothing but torch, mmengine and mmcv.cnn, and registers in MMEngine's
+root registry, so that every OpenMMLab library can build ``type='VoVNet'``.
+"""
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import update_init_info
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+class Arch(NamedTuple):
+    """What makes one VoVNet another: the rows of the papers' tables.
+
+    Attributes:
+        num_blocks: OSA blocks of each stage.
+        num_layers: 3x3 convolutions of a block.
+        stage_channels: Width of those convolutions, per stage.
+        aggregated_channels: Width of a block's output, per stage.
+        stem_channels: Widths of the three stem convolutions.
+        depthwise: Depthwise separable 3x3 convolutions (V2 "dw").
+        stem: Default of :class:`VoVNet`'s ``stem``.
+        residual: Default of its ``residual``.
+        ese: Default of its ``ese``.
+    """
+    num_blocks: Sequence[int]
+    num_layers: int = 5
+    stage_channels: Sequence[int] = (128, 160, 192, 224)
+    aggregated_channels: Sequence[int] = (256, 512, 768, 1024)
+    stem_channels: Sequence[int] = (64, 64, 128)
+    depthwise: bool = False
+    stem: str = 'pooled'
+    residual: bool = False
+    ese: str = 'none'
+
+
+_V2 = partial(Arch, stem='strided', residual=True, ese='all')
+_SLIM = dict(stage_channels=(64, 80, 96, 112))
+_DW = dict(stem_channels=(64, 64, 64), depthwise=True)
+
+# 'V1-39' = 3 stem convolutions + 6 for each of its 6 OSA blocks (5 chained
+# ones and the aggregating one). A slim stage 2 is 128 wide in V1, 112 in V2.
+arch_settings: dict[str, Arch] = {
+    'V1-27-slim': Arch(
+        (1, 1, 1, 1), aggregated_channels=(128, 256, 384, 512), **_SLIM),
+    'V1-39': Arch((1, 1, 2, 2)),
+    'V1-57': Arch((1, 1, 4, 3)),
+    'V1-75': Arch((1, 2, 6, 3)),
+    'V1-93': Arch((1, 3, 8, 3)),
+    'V2-19-slim-dw': _V2(
+        (1, 1, 1, 1), 3, aggregated_channels=(112, 256, 384, 512),
+        **_SLIM, **_DW),
+    'V2-19-dw': _V2((1, 1, 1, 1), 3, **_DW),
+    'V2-19-slim': _V2(
+        (1, 1, 1, 1), 3, aggregated_channels=(112, 256, 384, 512), **_SLIM),
+    'V2-19': _V2((1, 1, 1, 1), 3),
+    'V2-39': _V2((1, 1, 2, 2)),
+    'V2-57': _V2((1, 1, 4, 3)),
+    'V2-99': _V2((1, 3, 9, 3)),
+}
+
+STEM_STRIDES = dict(pooled=(2, 1, 1), strided=(2, 1, 2))
+ESE_CHOICES = ('none', 'last', 'all')
+
+
+class ESE(nn.Module):
+    """Effective squeeze-excitation (VoVNetV2): one layer, no bottleneck.
+
+    The paper writes a sigmoid; all released code and weights use the hard one,
+    ``relu6(x + 3) / 6``.
+
+    Args:
+        channels (int): Channels of the input and of the output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels of ``x`` (N, C, H, W)."""
+        return x * F.hardsigmoid(self.fc(F.adaptive_avg_pool2d(x, 1)))
+
+
+class OSABlock(nn.Module):
+    """One-Shot Aggregation: chained 3x3 convolutions, concatenated once.
+
+    ::
+
+        x ─ [reduction] ─ conv ─ conv ─ ... ─ conv
+        │                  │      │            │
+        └──────────────────┴──────┴────────────┴─ concat ─ 1x1 conv ─ [eSE]
+        └ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ [identity] ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ + ─
+
+    Nothing follows the addition. A depthwise block narrows its input first
+    where the widths differ; what it concatenates is the input as it came.
+
+    Args:
+        in_channels (int): Channels of the input.
+        layer_channels (int): Channels of each 3x3 convolution.
+        out_channels (int): Channels after aggregation.
+        num_layers (int): Number of 3x3 convolutions.
+        depthwise (bool): Use depthwise separable 3x3 convolutions: depthwise,
+            pointwise, norm, activation, with nothing between the first two.
+        residual (bool): Add the input; needs in_channels == out_channels.
+        ese (bool): Put eSE behind the aggregating convolution.
+        norm_cfg (dict): Config of the norm layers.
+        act_cfg (dict): Config of the activations.
+    """
+
+    def __init__(self, in_channels: int, layer_channels: int,
+                 out_channels: int, num_layers: int, depthwise: bool,
+                 residual: bool, ese: bool, norm_cfg: dict,
+                 act_cfg: dict) -> None:
+        super().__init__()
+        cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.residual = residual
+        self.reduction: nn.Module | None = None
+        channels = in_channels
+        if depthwise and in_channels != layer_channels:
+            self.reduction = ConvModule(in_channels, layer_channels, 1, **cfg)
+            channels = layer_channels
+        self.layers = nn.ModuleList()
+        for _ in range(num_layers):
+            self.layers.append(
+                conv3x3(channels, layer_channels, 1, depthwise, **cfg))
+            channels = layer_channels
+        self.aggregation = ConvModule(
+            in_channels + num_layers * layer_channels, out_channels, 1, **cfg)
+        self.ese = ESE(out_channels) if ese else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        features = [x]
+        y = x if self.reduction is None else self.reduction(x)
+        for layer in self.layers:
+            y = layer(y)
+            features.append(y)
+        y = self.ese(self.aggregation(torch.cat(features, dim=1)))
+        return y + x if self.residual else y
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int, depthwise: bool,
+            norm_cfg: dict, act_cfg: dict) -> nn.Module:
+    """Build a 3x3 convolution, norm and activation, depthwise if asked."""
+    if not depthwise:
+        return ConvModule(in_channels, out_channels, 3, stride, 1,
+                          norm_cfg=norm_cfg, act_cfg=act_cfg)
+    return DepthwiseSeparableConvModule(
+        in_channels, out_channels, 3, stride, 1, bias=False,
+        dw_norm_cfg=None, dw_act_cfg=None,
+        pw_norm_cfg=norm_cfg, pw_act_cfg=act_cfg)
+
+
+@contextmanager
+def scratch_buffers(module: nn.Module):
+    """Let ``module`` write to copies of its buffers.
+
+    A checkpointed forward runs twice, and only the first run may move the
+    running statistics of batch norm. Copies, since autograd wants to find the
+    same tensors saved in both runs.
+    """
+    owners = [m for m in module.modules() if m.training and m._buffers]
+    buffers = [dict(m._buffers) for m in owners]
+    for owner in owners:
+        for name, buffer in owner._buffers.items():
+            owner._buffers[name] = None if buffer is None else buffer.clone()
+    try:
+        yield
+    finally:
+        for owner, originals in zip(owners, buffers):
+            owner._buffers.update(originals)
+
+
+@MODELS.register_module()
+class VoVNet(BaseModule):
+    """VoVNet (V1) and VoVNetV2 backbones.
+
+    Three options separate the paper's network from the released ones. Their
+    defaults follow from the arch name: V1 is the paper's network, V2 the
+    authors' detectron2 one.
+
+    ========================  ==========  ==========  ========
+    network                   stem        residual    ese
+    ========================  ==========  ==========  ========
+    paper, authors' Caffe V1  'pooled'    False       'none'
+    released PyTorch V1       'strided'   True        'none'
+    timm ``vovnet39a/57a``    'strided'   False       'none'
+    authors' V2               'strided'   True        'all'
+    timm ``ese_vovnet*b``     'strided'   True        'last'
+    ========================  ==========  ==========  ========
+
+    All max-pools are 3x3 with stride 2, unpadded, and round up (Caffe's
+    rule): 300 px gives maps of 75, 37, 18 and 9. Pad inputs to multiples of
+    32 where maps of exactly 1/32 are wanted.
+
+    Args:
+        arch (str | dict): A name from ``arch_settings`` or a dict with the
+            fields of :class:`Arch` (only ``num_blocks`` is required; the
+            number of stages is its length).
+        in_channels (int): Channels of the images. Defaults to 3.
+        out_indices (Sequence[int], optional): Stages to return; 0..3 are the
+            papers' stages 2..5, of strides 4, 8, 16, 32. All by default.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and
+            the first k stages; their norm layers stay in eval mode.
+        stem (str, optional): 'pooled' (the paper: strides 2, 1, 1 and a
+            max-pool before stage 2) or 'strided' (released code: 2, 1, 2 and
+            none).
+        residual (bool, optional): Add the input of a block to its output, in
+            all but the first block of a stage.
+        ese (str, optional): eSE in 'none', the 'last' block of each stage, or
+            'all' blocks.
+        norm_cfg (dict): Config of the norm layers. Group norm on slim archs
+            needs ``num_groups=16``: 32 does not divide their widths.
+        norm_eval (bool): Keep all batch norm layers in eval mode in training.
+        act_cfg (dict): Config of the activations.
+        with_cp (bool): Keep only the input of each OSA block in training and
+            recompute the rest in the backward pass. Outputs, gradients and
+            batch norm buffers stay what they are without it.
+        init_cfg (dict | list, optional): Kaiming initialisation by default.
+            With ``type='Pretrained'`` (``checkpoint`` and, optionally,
+            ``prefix``) the weights are loaded with a report of what matched;
+            a file of which nothing matches is an error.
+
+    Attributes:
+        out_channels (tuple[int]): Channels of each output.
+        strides (tuple[int]): Stride of each output, in pixels of the input.
+
+    Raises:
+        ValueError: An option is outside its choices, or a pretrained
+            checkpoint holds nothing for this network.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'V1-39',
+        in_channels: int = 3,
+        out_indices: Sequence[int] | None = None,
+        frozen_stages: int = -1,
+        stem: str | None = None,
+        residual: bool | None = None,
+        ese: str | None = None,
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006
+        norm_eval: bool = False,
+        act_cfg: dict = dict(type='ReLU'),  # noqa: B006
+        with_cp: bool = False,
+        init_cfg: dict | Sequence[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg or [
+            dict(type='Kaiming', layer='Conv2d'),
+            dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])
+        ])
+        spec = _resolve_arch(arch)
+        stem = spec.stem if stem is None else stem
+        residual = spec.residual if residual is None else residual
+        ese = spec.ese if ese is None else ese
+        num_stages = len(spec.num_blocks)
+        if out_indices is None:
+            out_indices = range(num_stages)
+        _check_choice('stem', stem, tuple(STEM_STRIDES))
+        _check_choice('ese', ese, ESE_CHOICES)
+        _check_choice('frozen_stages', frozen_stages,
+                      range(-1, num_stages + 1))
+        for index in out_indices:
+            _check_choice('out_indices', index, range(num_stages))
+
+        self.arch = arch
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+
+        cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.stem = nn.Sequential()
+        channels = in_channels
+        for i, width in enumerate(spec.stem_channels):
+            self.stem.append(
+                conv3x3(channels, width, STEM_STRIDES[stem][i],
+                        spec.depthwise and i > 0, **cfg))
+            channels = width
+
+        self.stage_names = []
+        for i, num_blocks in enumerate(spec.num_blocks):
+            stage = nn.Sequential()
+            if i > 0 or stem == 'pooled':
+                stage.add_module('pool', nn.MaxPool2d(3, 2, ceil_mode=True))
+            for b in range(num_blocks):
+                stage.add_module(
+                    f'block{b + 1}',
+                    OSABlock(
+                        channels, spec.stage_channels[i],
+                        spec.aggregated_channels[i], spec.num_layers,
+                        depthwise=spec.depthwise,
+                        residual=residual and b > 0,
+                        ese=ese == 'all' or
+                        (ese == 'last' and b == num_blocks - 1),
+                        **cfg))
+                channels = spec.aggregated_channels[i]
+            # The papers count the stem as stage 1.
+            name = f'stage{i + 2}'
+            self.add_module(name, stage)
+            self.stage_names.append(name)
+
+        self.out_channels = tuple(
+            spec.aggregated_channels[i] for i in self.out_indices)
+        self.strides = tuple(2**(i + 2) for i in self.out_indices)
+        self._freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the feature maps.
+
+        Args:
+            x (Tensor): Images (N, in_channels, H, W), normalised.
+
+        Returns:
+            tuple[Tensor]: For each of ``out_indices`` a map
+            (N, out_channels[i], ~H / strides[i], ~W / strides[i]).
+        """
+        x = self.stem(x)
+        outs = []
+        for i, name in enumerate(self.stage_names):
+            for module in getattr(self, name):
+                if self.with_cp and isinstance(module, OSABlock) and \
+                        torch.is_grad_enabled():
+                    x = checkpoint(
+                        module, x, use_reentrant=False,
+                        context_fn=lambda m=module:
+                        (nullcontext(), scratch_buffers(m)))
+                else:
+                    x = module(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'VoVNet':
+        """Set the mode; frozen stages and, if asked, norms stay in eval."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; load and report if pretrained."""
+        cfg = self.init_cfg
+        if not (isinstance(cfg, dict) and cfg.get('type') == 'Pretrained'):
+            super().init_weights()
+            return
+        self._load_pretrained(**{k: v for k, v in cfg.items() if k != 'type'})
+        self._is_init = True
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        for name in ['stem', *self.stage_names[:self.frozen_stages]]:
+            module = getattr(self, name)
+            module.eval()
+            module.requires_grad_(False)
+
+    def _load_pretrained(self, checkpoint: str, prefix: str | None = None,
+                         map_location: str = 'cpu') -> None:
+        """Load a checkpoint and say what of it was used.
+
+        MMEngine only warns about keys that do not match, and a backbone that
+        silently kept its random weights is the field's most common complaint.
+        """
+        logger = MMLogger.get_current_instance()
+        file = CheckpointLoader.load_checkpoint(
+            checkpoint, map_location, logger)
+        found = file.get('state_dict', file)
+        if prefix:
+            prefix = prefix if prefix.endswith('.') else f'{prefix}.'
+            found = {k[len(prefix):]: v for k, v in found.items()
+                     if k.startswith(prefix)}
+        own = self.state_dict()
+        fits = {k: v for k, v in found.items()
+                if k in own and v.shape == own[k].shape}
+        missing = [k for k in own if k not in fits
+                   and not k.endswith('num_batches_tracked')]
+        unexpected = [k for k in found if k not in fits]
+        if not fits:
+            example = next(iter(file.get('state_dict', file)), 'nothing')
+            raise ValueError(
+                f'{checkpoint}: none of its tensors fits VoVNet {self.arch} '
+                f'(prefix={prefix!r}): it holds {example!r}, ..., the '
+                f'backbone wants {next(iter(own))!r}, ...; give the prefix of '
+                'the backbone in that file, or convert the file')
+        self.load_state_dict(fits, strict=False)
+        report = (f'VoVNet: {len(fits)} tensors loaded from {checkpoint}, '
+                  f'{len(missing)} missing, {len(unexpected)} unexpected')
+        if missing or unexpected:
+            logger.warning(
+                f'{report}. Missing: {_some(missing)}. Unexpected (or of '
+                f'another shape): {_some(unexpected)}')
+        else:
+            logger.info(report)
+        if hasattr(self, '_params_init_info'):
+            update_init_info(self, f'{report}')
+
+
+def _resolve_arch(arch: str | dict) -> Arch:
+    """Look an arch name up, or check a dict of one's own."""
+    if isinstance(arch, str):
+        _check_choice('arch', arch, tuple(arch_settings))
+        return arch_settings[arch]
+    for field in arch:
+        _check_choice('a field of arch', field, Arch._fields)
+    if 'num_blocks' not in arch:
+        raise ValueError("VoVNet: arch=dict(...) needs 'num_blocks', "
+                         'e.g. num_blocks=(1, 1, 2, 2)')
+    spec = Arch(**arch)
+    for field, length in (('stage_channels', len(spec.num_blocks)),
+                          ('aggregated_channels', len(spec.num_blocks)),
+                          ('stem_channels', 3)):
+        value = getattr(spec, field)
+        if len(value) != length:
+            raise ValueError(
+                f'VoVNet: arch {field}={tuple(value)} must have {length} '
+                f'numbers, with num_blocks={tuple(spec.num_blocks)}')
+    return spec
+
+
+def _check_choice(name: str, value, choices) -> None:
+    if value not in choices:
+        raise ValueError(f'VoVNet: {name}={value!r} is not one of '
+                         f'{", ".join(map(repr, choices))}')
+
+
+def _some(keys: Sequence[str], most: int = 3) -> str:
+    if not keys:
+        return 'none'
+    more = f' and {len(keys) - most} more' if len(keys) > most else ''
+    return ', '.join(keys[:most]) + more
