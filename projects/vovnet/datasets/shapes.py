@@ -5,12 +5,11 @@ are those of COCO (cocodataset.org, "Data format") and of the PASCAL VOC 2007
 development kit.
 
 What the annotations mean, after COCO's convention: they describe the pixels
-that can be seen. Masks are modal: what a later shape covers, and what lies
-outside the image, belongs to nobody else's mask. An instance's polygons run
-along the edges of its visible pixels, one polygon for each connected piece,
-so that pycocotools rasterises them to exactly these pixels, the area is
-their number and the box is tight around them. A pixel belongs to a shape
-that covers at least half of it.
+that can be seen. A shape loses to those drawn later what they cover, and what
+lies outside the image. Its polygons run along the edges of the visible
+pixels, one polygon for each connected piece, so that pycocotools rasterises
+them to exactly these pixels, the area is their number and the box is tight
+around them. A shape has the pixels of which it covers at least half.
 """
 import colorsys
 import json
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from ..errors import UserError
 
@@ -37,11 +37,11 @@ _GENERATOR = 'vovnet.datasets.make_shapes'
 _VERSION = 1
 # Draws of one shape before the image does without it.
 _ATTEMPTS = 20
-# Radius of a shape's circumscribed circle, as a share of the image's side:
-# 12 to 45 px at 160 px; but never less than the latter, in px.
+# Radius of a shape's circumscribed circle: from and to this share of the
+# image's side (12 to 45 px at 160 px), but never less than so many px.
 _RADII = (0.075, 0.28)
 _LEAST_RADIUS = 5
-_SUPERSAMPLING = 4
+_SUPERSAMPLING = 8
 
 
 def _polar(count: int, radii: Sequence[float] = (1, )) -> np.ndarray:
@@ -195,8 +195,9 @@ def _add_shape(rng: np.random.Generator, canvas: np.ndarray, ids: np.ndarray,
     for _ in range(_ATTEMPTS):
         name = classes[rng.integers(len(classes))]
         outline = _place(rng, _OUTLINES[name], len(ids))
-        cover = _coverage(outline, len(ids))
-        trial = np.where(cover >= 0.5, len(shapes) + 1, ids)
+        window, cover = _coverage(outline, len(ids))
+        trial = ids.copy()
+        trial[window][cover >= 0.5] = len(shapes) + 1
         outlines = [*(shape.outline for shape in shapes), outline]
         if all(_well_visible(trial == k, whole)
                for k, whole in enumerate(outlines, 1)):
@@ -204,13 +205,10 @@ def _add_shape(rng: np.random.Generator, canvas: np.ndarray, ids: np.ndarray,
     else:
         return
     ids[:] = trial
-    colours = _standing_out(rng, canvas[cover > 0])
+    under = canvas[window]
+    colours = _standing_out(rng, under[cover > 0])
     shapes.append(Shape(name, outline, colours))
-
-    x, y, width, height = cv2.boundingRect((cover > 0).astype(np.uint8))
-    window = slice(y, y + height), slice(x, x + width)
-    paint = _texture(rng, height, width, colours)
-    canvas[window] += cover[window][..., None] * (paint - canvas[window])
+    under += cover[..., None] * (_texture(rng, *cover.shape, colours) - under)
 
 
 def _place(rng: np.random.Generator, corners: np.ndarray,
@@ -225,15 +223,26 @@ def _place(rng: np.random.Generator, corners: np.ndarray,
     return centre + radius * corners @ np.array([[cos, sin], [-sin, cos]])
 
 
-def _coverage(outline: np.ndarray, size: int) -> np.ndarray:
-    """Give the share of each pixel that a polygon covers, (size, size)."""
-    bits = 4
-    # OpenCV puts pixel i's middle, not its edge, at the coordinate i.
-    fine = (outline * _SUPERSAMPLING - 0.5) * 2**bits
-    canvas = np.zeros((size * _SUPERSAMPLING, ) * 2, np.uint8)
-    cv2.fillPoly(canvas, [fine.round().astype(np.int32)], 255, shift=bits)
-    cover = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
-    return cover.astype(np.float32) / 255
+def _coverage(outline: np.ndarray,
+              size: int) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Measure how much of each pixel a polygon covers.
+
+    Returns:
+        tuple: The rows and columns of the image that hold the polygon, and
+        the covered share, 0 to 1, of each pixel there, float32.
+    """
+    low = np.floor(outline.min(axis=0)).clip(0, size).astype(int)
+    high = np.ceil(outline.max(axis=0)).clip(0, size).astype(int)
+    window = slice(low[1], high[1]), slice(low[0], high[0])
+    width, height = high - low
+    # Not cv2.fillPoly, which also fills every pixel that the outline meets.
+    polygon = ((outline - low) * _SUPERSAMPLING).ravel().tolist()
+    fine = coco_mask.decode(
+        coco_mask.frPyObjects([polygon], height * _SUPERSAMPLING,
+                              width * _SUPERSAMPLING))[..., 0]
+    cover = cv2.resize(np.ascontiguousarray(fine, np.float32),
+                       (width, height), interpolation=cv2.INTER_AREA)
+    return window, cover
 
 
 def _well_visible(mask: np.ndarray, outline: np.ndarray) -> bool:
@@ -243,7 +252,8 @@ def _well_visible(mask: np.ndarray, outline: np.ndarray) -> bool:
         return False
     _, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP,
                                cv2.CHAIN_APPROX_SIMPLE)
-    return (tree[0, :, 3] < 0).all()
+    parents = tree[0, :, 3]
+    return bool((parents < 0).all())
 
 
 def _bgr(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -351,9 +361,8 @@ def make_shapes(root: str | Path,
         UserError: If an argument is out of range, if ``root`` holds
             anything else, or if it cannot be written.
     """
-    for name, value, low in (('num_train', num_train, 1),
-                             ('num_val', num_val, 1)):
-        _check_whole(name, value, low)
+    _check_whole('num_train', num_train, 1)
+    _check_whole('num_val', num_val, 1)
     _check_scene('train', 0, size, seed, classes, max_objects, empty_share)
     if layout not in LAYOUTS:
         raise UserError(f'layout is {layout!r}; choose from: '
@@ -394,10 +403,10 @@ def _check_scene(split: str, index: int, size: int, seed: int,
     if split not in SPLITS:
         raise UserError(f'split is {split!r}; choose from: '
                         f'{", ".join(SPLITS)}')
-    for name, value, low in (('index', index, 0), ('size', size, MIN_SIZE),
-                             ('seed', seed, 0),
-                             ('max_objects', max_objects, 1)):
-        _check_whole(name, value, low)
+    _check_whole('index', index, 0)
+    _check_whole('size', size, MIN_SIZE)
+    _check_whole('seed', seed, 0)
+    _check_whole('max_objects', max_objects, 1)
     unknown = [name for name in classes if name not in SHAPE_CLASSES]
     if unknown or not classes or len(set(classes)) < len(classes):
         raise UserError(f'classes are {list(classes)}; give one or more of '
