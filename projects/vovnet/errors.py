@@ -1,4 +1,17 @@
-"""What goes wrong on the user's side, and how the command lines say it."""
+"""What goes wrong on the user's side, and how the command lines say it.
+
+Own work. The messages that are recognised were read in mmengine 0.10.7
+(``registry/build_functions.py``), mmcv 2.1.0 (``transforms/loading.py``) and
+torch 2.11 (``utils/data``, ``_utils.ExceptionWrapper``).
+"""
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -8,3 +21,108 @@ class UserError(Exception):
     it without a traceback; everything else that is raised is a bug and keeps
     its traceback.
     """
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """End the program with one line for an error that the user can mend.
+
+    Works as a decorator of ``main`` and in a ``with`` statement. What
+    :func:`explain` knows is printed as ``error: ...`` on stderr, and the exit
+    status is 1 (130 after Ctrl-C; argparse keeps its 2). Other errors, and
+    all of them if the environment has ``VOVNET_TRACEBACK=1``, pass through.
+
+    In a distributed run rank 0 speaks for all about a :class:`UserError`,
+    which every rank meets alike; other errors may be one rank's own (memory,
+    an image of its share), so each rank names itself.
+
+    Raises:
+        SystemExit: In place of an error that has been printed.
+    """
+    rank = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        line = explain(error)
+        if line is None or os.environ.get('VOVNET_TRACEBACK') == '1':
+            raise
+        if rank == 0 or not isinstance(error, UserError):
+            where = f'[rank {rank}] ' if rank else ''
+            print(f'{where}error: {line}', file=sys.stderr, flush=True)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        raise SystemExit(130 if interrupted else 1) from None
+
+
+def explain(error: BaseException) -> str | None:
+    """What the user should read about an error.
+
+    Args:
+        error: Any exception, also one that a data loader worker passed on.
+
+    Returns:
+        str | None: One line that says what is wrong, where, and what to do;
+        None if the error is not known to be the user's to mend.
+    """
+    kind, text = _original(error)
+    line = (text if isinstance(error, UserError) else 'interrupted' if
+            isinstance(error, KeyboardInterrupt) else _known(kind, text))
+    return line and ' '.join(line.split())
+
+
+def _original(error: BaseException) -> tuple[str, str]:
+    """Class name and message, without the wrapping of a loader's worker."""
+    kind, text = type(error).__name__, str(error)
+    if isinstance(error, OSError) and error.filename:
+        # The message has the form that str() gives, whatever the subclass.
+        text = f"[Errno {error.errno}] {error.strerror}: '{error.filename}'"
+    if text.startswith('Caught ') and 'Original Traceback' in text:
+        kind, _, text = text.strip().splitlines()[-1].partition(': ')
+    return kind.rpartition('.')[-1], text
+
+
+def _known(kind: str, text: str) -> str | None:
+    if found := re.search(r'failed to load image: (.+)', text):
+        return (f'{found[1]}: cannot be read as an image (damaged or cut '
+                'short); replace it, or take it out of the annotations')
+    if kind == 'error' and '!buf.empty()' in text:
+        return ('an image file of the data set is empty (0 bytes); find it '
+                'with `find <image folder> -size 0` and replace it')
+    if found := re.search(r"(\S+) is not in the (\S+) registry", text):
+        name = found[1].strip('\'"')
+        return (f"config: type '{name}' is not known to the {found[2]} "
+                'registry; check its spelling, or name the module that '
+                'defines it in custom_imports')
+    if found := re.search(r"class `(\w+)` in (\S+): .* unexpected keyword "
+                          r"argument '(\w+)'", text):
+        return (f"config: {found[1]} ({found[2]}) has no option '{found[3]}'; "
+                'check its spelling')
+    if kind == 'OutOfMemoryError':
+        return (f'{text.splitlines()[0]} Lower train_dataloader.batch_size '
+                'or the image scale, or try --amp or backbone.with_cp=True')
+    if 'DataLoader worker' in text and ('killed by signal' in text
+                                        or 'bus error' in text.lower()):
+        return (f'{text.splitlines()[0]} Most likely the machine ran out of '
+                'memory or of /dev/shm (docker: --shm-size); lower '
+                'num_workers or prefetch_factor')
+    if found := re.match(r"\[Errno (\d+)\] ([^:]+)(?:: '(.*?)')?", text):
+        return _system(int(found[1]), found[2], found[3])
+    if kind == 'FileNotFoundError':
+        return text
+    return None
+
+
+def _system(number: int, reason: str, file: str | None) -> str | None:
+    """What the operating system refused, if it can be put right."""
+    remedies = {
+        errno.ENOENT: 'check the path in the config or on the command line',
+        errno.EACCES: 'check its owner and permissions',
+        errno.EPERM: 'check its owner and permissions',
+        errno.EROFS: 'choose another place, for instance with --work-dir',
+        errno.ENOTDIR: 'a part of the path is a file, choose another',
+        errno.EISDIR: 'a file is expected, name one',
+        **dict.fromkeys(NO_ROOM, 'make room, or choose another place, for '
+                        'instance with --work-dir')
+    }
+    if number not in remedies:
+        return None
+    return f'{file or "writing a file"}: {reason}; {remedies[number]}'

@@ -1,0 +1,94 @@
+"""How well a checkpoint fits a model.
+
+Own work. MMEngine loads with ``strict=False`` and only warns, so that a
+checkpoint of another model leaves random weights in place and the evaluation
+goes on; here the comparison is made before, and has a verdict.
+"""
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+class Match(NamedTuple):
+    """Names of the tensors of a model and of a checkpoint, compared.
+
+    Attributes:
+        loaded: In both, with the same shape.
+        missing: Of the model alone; they keep their initial values.
+        unexpected: Of the checkpoint alone; they are left out.
+        reshaped: In both, but of different shapes; they keep their initial
+            values.
+    """
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    reshaped: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model gets every tensor and the file has no others."""
+        return not (self.missing or self.unexpected or self.reshaped)
+
+    def __str__(self) -> str:
+        def some(names: list[str]) -> str:
+            more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+            return ': ' + ', '.join(names[:3]) + more if names else ''
+
+        return (f'{len(self.loaded)} tensors loaded, '
+                f'{len(self.missing)} missing{some(self.missing)}; '
+                f'{len(self.unexpected)} unexpected{some(self.unexpected)}; '
+                f'{len(self.reshaped)} of another shape'
+                f'{some(self.reshaped)}')
+
+
+def get_state_dict(checkpoint: Any, name: str = 'checkpoint'
+                   ) -> dict[str, Tensor]:
+    """The weights in a loaded checkpoint, as MMEngine finds them.
+
+    Args:
+        checkpoint: The result of :func:`~vovnet.checkpoints.load_file`.
+        name: The file, for the message of an error.
+
+    Returns:
+        dict[str, Tensor]: ``checkpoint['state_dict']``, or the checkpoint
+        itself if it has none; a leading ``module.`` is taken off the names.
+
+    Raises:
+        UserError: If there are no named tensors.
+    """
+    found = checkpoint
+    if isinstance(found, Mapping):
+        found = found.get('state_dict', found)
+    if not isinstance(found, Mapping) or not any(
+            isinstance(value, Tensor) for value in found.values()):
+        holds = (', '.join(map(str, list(found)[:5]))
+                 if isinstance(found, Mapping) else type(found).__name__)
+        raise UserError(f'{name}: no weights under "state_dict" or at the top '
+                        f'(it holds: {holds}); convert the file first')
+    return {re.sub(r'^module\.', '', key): value
+            for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def match(model: nn.Module, weights: Mapping[str, Tensor]) -> Match:
+    """Compare names and shapes without loading anything.
+
+    Args:
+        model: The model that is to be filled.
+        weights: Tensors by name.
+
+    Returns:
+        Match: ``num_batches_tracked``, which torch before 0.4.1 did not
+        write and nothing of the forward pass reads, is never missed.
+    """
+    own = model.state_dict()
+    both = [key for key in own if key in weights]
+    return Match(
+        loaded=[k for k in both if own[k].shape == weights[k].shape],
+        missing=[k for k in own if k not in weights
+                 and not k.endswith('num_batches_tracked')],
+        unexpected=[k for k in weights if k not in own],
+        reshaped=[k for k in both if own[k].shape != weights[k].shape])

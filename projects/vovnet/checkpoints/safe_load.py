@@ -1,0 +1,165 @@
+"""Checkpoints as data: reading them runs no code.
+
+Own work on ``torch.load(weights_only=True)``. What MMEngine puts into a
+checkpoint besides tensors was read in mmengine 0.10.7
+(``runner/runner.py:save_checkpoint``, ``logging/history_buffer.py``) and
+confirmed by ``torch.serialization.get_unsafe_globals_in_checkpoint``.
+
+Importing this module makes MMEngine load through it, whatever asks
+(``Runner``, ``init_cfg=dict(type='Pretrained')``, inferencers) and whatever
+the scheme:
+
+- local files by ``CheckpointLoader.register_scheme``;
+- ``http(s)://``, ``torchvision://``, ``open-mmlab://``, ``mmcls://`` by the
+  ``load_url`` that all of them call. torch's own defaults to
+  ``weights_only=False``, so that a link could run code.
+
+``weights_only`` is always given explicitly, which the environment variable
+``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` cannot override, and nothing falls back to
+unpickling.
+"""
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from ..errors import UserError
+
+
+class _History(HistoryBuffer):
+    """Stands in for ``HistoryBuffer`` while it is read.
+
+    The pickled state lists methods, which MMEngine would put into a table
+    shared by the class. Only the numbers are taken.
+    """
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state['_log_history'], state['_count_history'],
+                      state['max_length'])
+        self.__class__ = HistoryBuffer
+
+
+def _history_method(owner: Any, name: str) -> None:
+    """Stands in for ``builtins.getattr``, which it does not call.
+
+    A pickled ``HistoryBuffer`` looks up its own statistics (min, max,
+    current, mean), which :class:`_History` drops: None is as good.
+    """
+    if owner is not _History or name not in HistoryBuffer._statistics_methods:
+        raise UnpicklingError('Unsupported global: GLOBAL builtins.getattr '
+                              'was not an allowed global by default.')
+
+
+def _numpy_globals() -> list:
+    """What arrays and scalars of numbers are made of."""
+    rebuild = {'_reconstruct': np.zeros(0).__reduce__()[0],
+               'scalar': np.float64(0).__reduce__()[0]}
+    # numpy 1 wrote "core" into the file, numpy 2 writes "_core".
+    functions = [(function, f'numpy.{core}.multiarray.{name}')
+                 for name, function in rebuild.items()
+                 for core in ('core', '_core')]
+    numbers = '?' + np.typecodes['AllInteger'] + 'efd'
+    return [np.ndarray, np.dtype, *functions,
+            *{type(np.dtype(code)) for code in numbers}]
+
+
+SAFE_GLOBALS = [
+    (_History, 'mmengine.logging.history_buffer.HistoryBuffer'),
+    (_history_method, 'builtins.getattr'),
+    *_numpy_globals(),
+]
+"""All that a checkpoint may name beyond torch's own list of safe types."""
+
+
+def load_file(path: str | os.PathLike, map_location: Any = None) -> Any:
+    """Read a checkpoint without running anything that is in it.
+
+    Args:
+        path: A file written by ``torch.save``.
+        map_location: As for ``torch.load``; None means the CPU.
+
+    Returns:
+        What was saved: for a checkpoint of MMEngine a dict with ``meta`` and
+        ``state_dict`` and, where training can go on from it,
+        ``message_hub``, ``optimizer`` and ``param_schedulers``.
+
+    Raises:
+        UserError: If the file is missing, empty, cut short, not a checkpoint
+            at all, or asks for objects that could run code.
+    """
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise UserError(f'checkpoint {path}: no such file; check the path')
+    with _plainly(path):
+        return torch.load(
+            path, map_location=map_location or 'cpu', weights_only=True)
+
+
+@contextmanager
+def _plainly(path: str) -> Iterator[None]:
+    """Allow what is safe; whatever else the file asks for is refused."""
+    try:
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            yield
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = _reason(path, str(error))
+        raise UserError(f'checkpoint {path}: {reason}') from error
+
+
+def _reason(path: str, message: str) -> str:
+    """Why a file could not be read, and what to do."""
+    with open(path, 'rb') as file:
+        head = file.read(200).lstrip().lower()
+    if not head:
+        return 'is empty (0 bytes); copy or download it again'
+    if head.startswith(b'version https://git-lfs'):
+        return 'is a Git LFS pointer, not the file; run `git lfs pull`'
+    if head.startswith((b'<!doctype', b'<html', b'<?xml')):
+        return ('is a web page, not a checkpoint; download it again with the '
+                'direct link')
+    if named := re.search(r'GLOBAL (\S+?)(?= was not| whose module)', message):
+        return (f'refused, it asks for {named[1]}, which could run code '
+                '(nothing was run); get a file that holds only weights '
+                '(a state_dict)')
+    if 'TorchScript' in message or 'unrecognized function' in message:
+        return ('refused, it holds a program, not only weights (nothing was '
+                'run); get a file that holds only weights (a state_dict)')
+    return ('is cut short, damaged or not a PyTorch checkpoint '
+            f'({os.path.getsize(path)} bytes); copy or download it again')
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """MMEngine's loader of local files, by :func:`load_file`."""
+    return load_file(filename, map_location)
+
+
+def _load_url(url: str, model_dir: str | None = None, map_location: Any = None,
+              progress: bool = True) -> Any:
+    """``torch.hub.load_state_dict_from_url``, but only weights."""
+    folder = model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')
+    path = os.path.join(folder, os.path.basename(urlparse(url).path))
+    try:
+        with _plainly(path):
+            return torch.hub.load_state_dict_from_url(
+                url, folder, map_location or 'cpu', progress,
+                weights_only=True)
+    except URLError as error:
+        raise UserError(
+            f'checkpoint {url}: cannot be downloaded ({error.reason}); '
+            'download it elsewhere and give the path of the file') from error
+
+
+mmengine_checkpoint.load_url = _load_url
