@@ -1,0 +1,28 @@
+# What every config has in common: mmdet's runtime, and what this project adds
+# to it (projects/vovnet/runtime).
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+custom_imports = dict(imports=['vovnet'], allow_failed_imports=False)
+
+default_hooks = dict(
+    # Checkpoints are whole or not there; the types are named in full so that
+    # they are found whatever custom_imports says.
+    checkpoint=dict(type='vovnet.runtime.WholeCheckpointHook', interval=1),
+    # N iterations, a stop and N more equal 2N, bit for bit on the CPU.
+    exact_resume=dict(type='vovnet.runtime.ExactResumeHook'),
+    # The number of iterations between two lines of the log.
+    logger=dict(type='LoggerHook', interval=50))
+
+# Losses and the ETA in the log are means over this many iterations.
+log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+
+# Logs go to the terminal, to work_dir/<time>/<time>.log, as JSON to
+# work_dir/<time>/vis_data/ and to TensorBoard (tensorboard --logdir work_dir).
+# Weights & Biases: add dict(type='WandbVisBackend') to the list.
+vis_backends = [
+    dict(type='LocalVisBackend'),
+    dict(type='TensorboardVisBackend'),
+    # dict(type='WandbVisBackend', init_kwargs=dict(project='vovnet')),
+]
+visualizer = dict(
+    type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')

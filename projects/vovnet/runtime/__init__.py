@@ -1,0 +1,9 @@
+"""How training and testing are run: hooks for configs, steps for tools."""
+from .checkpoint_hook import WholeCheckpointHook, WholeFileBackend
+from .load_check_hook import LoadCheckHook
+from .resume_hook import ExactResumeHook
+
+__all__ = [
+    'ExactResumeHook', 'LoadCheckHook', 'WholeCheckpointHook',
+    'WholeFileBackend'
+]

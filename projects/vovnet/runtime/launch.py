@@ -1,0 +1,344 @@
+"""From a command line to a runner: what the tools have in common.
+
+The options and what they do are those of mmdet 3.3.0 (``tools/train.py``,
+``tools/test.py``, read and not copied). What differs:
+
+- mistakes are looked for before anything is built or written, and end with
+  one line (:mod:`vovnet.errors`);
+- checkpoints are read as data (:mod:`vovnet.checkpoints`) and have to fit;
+- a config may also be given relative to the repository's root;
+- ``--resume`` without a file keeps ``load_from`` if there is nothing to
+  resume yet, and ``--launcher pytorch`` works without a GPU, over gloo.
+"""
+import argparse
+import os
+import tempfile
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from ..datasets.check import check_datasets
+from ..errors import NO_ROOM, UserError
+from .load_check_hook import LoadCheckHook
+
+# MMEngine 0.10 asks for it in every run, whichever setuptools is installed.
+warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
+
+_ROOT = Path(__file__).parents[3]  # of the checkout, where there is one
+
+
+class _Options(DictAction):
+    """``KEY=VALUE`` pairs, with a usage error for anything else."""
+
+    def __call__(self, parser: argparse.ArgumentParser,
+                 namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string}: expected KEY=VALUE, got '
+                             f'{value!r}')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``config`` and ``--cfg-options``."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=_Options, metavar='KEY=VALUE',
+        help='override settings of the config, as train_cfg.max_epochs=6; '
+        'lists as key="[a,b]" or key=a,b')
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--work-dir``, ``--launcher`` and ``--local-rank``."""
+    parser.add_argument(
+        '--work-dir', help='folder of logs and checkpoints (default: '
+        'work_dir of the config, or ./work_dirs/<name of the config>)')
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none', help='what started the processes of this job')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file.
+
+    Args:
+        path: Relative to the current directory or, where there is no such
+            file, to the root of the repository.
+        options: What ``--cfg-options`` gave.
+
+    Returns:
+        Config: With the options merged.
+
+    Raises:
+        UserError: If there is no such file, or it or the options are wrong.
+    """
+    file = next((f for f in (Path(path), _ROOT / path) if f.is_file()), None)
+    if file is None:
+        raise UserError(f'config {path}: no such file; check the path')
+    try:
+        cfg = Config.fromfile(str(file))
+    except Exception as error:  # a config is code, and may fail in any way
+        line = max((f'{frame.filename}, line {frame.lineno}: '
+                    for frame in traceback.extract_tb(error.__traceback__)
+                    if frame.filename == str(file.resolve())), default='')
+        raise UserError(f'config {file}: {line}{type(error).__name__}: '
+                        f'{error}') from error
+    try:
+        cfg.merge_from_dict(options or {})
+    except Exception as error:
+        raise UserError(
+            f'--cfg-options: do not fit config {file}: {error}') from error
+    return cfg
+
+
+def save_config(cfg: Config, path: str) -> None:
+    """Write a config with everything it inherits.
+
+    Args:
+        cfg: The config.
+        path: Ends in ``.py``, ``.json`` or ``.yml``; folders are made.
+
+    Raises:
+        UserError: If it ends otherwise.
+    """
+    if not path.endswith(('.py', '.json', '.yml', '.yaml')):
+        raise UserError(f'{path}: end the name in .py, .json or .yml')
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    cfg.dump(path)
+
+
+def prepare(cfg: Config, args: argparse.Namespace) -> None:
+    """Settle where a run writes and how its processes meet.
+
+    Args:
+        cfg: Changed in place: ``work_dir``, ``launcher`` and, for several
+            processes without a GPU, the model's wrapper.
+        args: ``config`` and the options of :func:`add_run_options`.
+
+    Raises:
+        UserError: If nothing can be written to ``work_dir``, or the launcher
+            needs GPUs that are not there.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join(
+        '.', 'work_dirs', Path(args.config).stem)
+    check_work_dir(cfg.work_dir)
+    if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    if cfg.launcher != 'pytorch':
+        raise UserError(f'--launcher {cfg.launcher}: finds no GPU; on CPUs '
+                        'use --launcher pytorch')
+    # MMEngine would ask for a CUDA device, here and in the model's wrapper.
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel', device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
+def check_work_dir(path: str) -> None:
+    """Make a folder, and see that files can be written there.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        UserError: If it cannot be made or written to.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b'room for the log?')
+            file.flush()
+    except OSError as error:
+        raise UserError(
+            f'work dir {path}: cannot be written to ({error.strerror}); '
+            'choose another with --work-dir') from error
+
+
+def prepare_training(cfg: Config, amp: bool = False,
+                     auto_scale_lr: bool = False,
+                     resume: str | None = None) -> None:
+    """Apply the options of ``tools/train.py``.
+
+    Args:
+        cfg: Changed in place.
+        amp: Mixed precision with dynamic loss scaling.
+        auto_scale_lr: Scale the learning rate to the batch size.
+        resume: A checkpoint, ``'auto'`` for the latest one in ``work_dir``
+            (none yet: start afresh), or None.
+
+    Raises:
+        UserError: If an option does not fit the config or the machine.
+    """
+    if amp:
+        if not torch.cuda.is_available():
+            raise UserError('--amp: needs a GPU, and finds none; leave it out')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError('--auto-scale-lr: the config does not say for '
+                            'which batch size its learning rate is; set '
+                            'auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+    if resume == 'auto':
+        resume = find_latest(cfg.work_dir)
+    if resume:
+        cfg.resume = True
+        cfg.load_from = resume
+
+
+def find_latest(work_dir: str) -> str | None:
+    """The checkpoint that ``last_checkpoint`` of a folder names.
+
+    Args:
+        work_dir: The folder; it may have been moved since.
+
+    Returns:
+        str | None: A file that exists; None if no training was saved here.
+
+    Raises:
+        UserError: If the named file is gone.
+    """
+    pointer = Path(work_dir, 'last_checkpoint')
+    if not pointer.exists():
+        return None
+    name = pointer.read_text().strip()
+    if name:
+        for file in (Path(name), pointer.with_name(Path(name).name)):
+            if file.is_file():
+                return str(file)
+    others = sorted(pointer.parent.glob('*.pth'), key=os.path.getmtime)
+    newest = f', for instance {others[-1]}' if others else ''
+    raise UserError(f'{pointer}: names {name or "nothing"}, which is not '
+                    f'there; give --resume a checkpoint{newest}')
+
+
+def prepare_test(cfg: Config, checkpoint: str, *, show: bool = False,
+                 show_dir: str | None = None, wait_time: float = 2,
+                 tta: bool = False) -> None:
+    """Apply the options of ``tools/test.py``.
+
+    Args:
+        cfg: Changed in place.
+        checkpoint: The weights to test, a file or a URL.
+        show: Show each picture in a window.
+        show_dir: Save the pictures to this folder below
+            ``work_dir/<time>/``.
+        wait_time: Seconds that a shown picture stays.
+        tta: Test-time augmentation: that of the config (``tta_model``,
+            ``tta_pipeline``), or a horizontal flip.
+
+    Raises:
+        UserError: If the pictures are asked of a config that draws none.
+    """
+    cfg.load_from, cfg.resume = checkpoint, False
+    if show or show_dir:
+        if 'visualization' not in cfg.get('default_hooks', {}):
+            raise UserError('--show, --show-dir: the config has no hook that '
+                            'draws; set default_hooks.visualization='
+                            "dict(type='DetVisualizationHook')")
+        cfg.default_hooks.visualization.update(
+            draw=True, show=show, wait_time=wait_time, test_out_dir=show_dir)
+    if tta:
+        _add_tta(cfg)
+
+
+def _add_tta(cfg: Config) -> None:
+    """Wrap model and pipeline as mmdet does for ``--tta``."""
+    data = cfg.test_dataloader.dataset
+    leaf = data
+    while 'dataset' in leaf:
+        leaf = leaf.dataset
+    model = cfg.get('tta_model') or dict(
+        type='DetTTAModel',
+        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5),
+                     max_per_img=100))
+    pack = dict(type='PackDetInputs', meta_keys=(
+        'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
+        'flip', 'flip_direction'))
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
+    leaf.pipeline = cfg.get('tta_pipeline') or [
+        *leaf.pipeline[:-1],
+        dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    cfg.model = ConfigDict(**model, module=cfg.model)
+
+
+def train(cfg: Config) -> Runner:
+    """Check the data, then train.
+
+    Args:
+        cfg: As :func:`prepare` and :func:`prepare_training` leave it.
+
+    Returns:
+        Runner: After the training.
+
+    Raises:
+        UserError: If the data, a checkpoint or the disk is not as it should.
+    """
+    splits = ('train', 'val') if cfg.get('val_dataloader') else ('train', )
+    runner = _build_runner(cfg, splits, 'resume' if cfg.resume else 'start')
+    _run(runner.train, cfg.work_dir)
+    return runner
+
+
+def test(cfg: Config, out: str | None = None) -> dict:
+    """Check the data, then evaluate a checkpoint on the test split.
+
+    Args:
+        cfg: As :func:`prepare` and :func:`prepare_test` leave it.
+        out: A ``.pkl`` file for the predictions.
+
+    Returns:
+        dict: The metrics.
+
+    Raises:
+        UserError: If the data or the checkpoint is not as it should be.
+    """
+    if out is not None:
+        if not out.endswith(('.pkl', '.pickle')):
+            raise UserError(f'--out {out}: name a .pkl file')
+        check_work_dir(os.path.dirname(out) or '.')
+    runner = _build_runner(cfg, ('test', ), 'test')
+    if out is not None:
+        from mmdet.evaluation import DumpDetResults
+        runner.test_evaluator.metrics.append(DumpDetResults(out))
+    return _run(runner.test, cfg.work_dir)
+
+
+def _build_runner(cfg: Config, splits: tuple, purpose: str) -> Runner:
+    """Look for mistakes in the data, then build."""
+    load_from = cfg.get('load_from')
+    if load_from and '://' not in load_from and not os.path.isfile(
+            os.path.expanduser(load_from)):
+        raise UserError(f'checkpoint {load_from}: no such file; check the '
+                        'path')
+    warnings = check_datasets(cfg, splits)
+    runner = (RUNNERS.build(cfg) if 'runner_type' in cfg
+              else Runner.from_cfg(cfg))
+    for warning in warnings:
+        runner.logger.warning(warning)
+    if load_from:
+        runner.register_hook(LoadCheckHook(load_from, purpose))
+    return runner
+
+
+def _run(step: Any, work_dir: str) -> Any:
+    """Run, and name the work dir if the disk fills where no file is named."""
+    try:
+        return step()
+    except OSError as error:
+        if error.filename is None and error.errno in NO_ROOM:
+            raise OSError(error.errno, error.strerror, work_dir) from error
+        raise

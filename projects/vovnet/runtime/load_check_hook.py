@@ -1,0 +1,62 @@
+"""A verdict on every checkpoint that a runner loads.
+
+Own work on MMEngine's hook point ``after_load_checkpoint`` (mmengine 0.10.7,
+``runner/runner.py:load_checkpoint``), which is called with what was read,
+before it is put into the model.
+"""
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ..checkpoints import get_state_dict, match
+from ..errors import UserError
+
+
+@HOOKS.register_module()
+class LoadCheckHook(Hook):
+    """Refuse a checkpoint of another model, report one that fits in part.
+
+    Args:
+        file: The checkpoint, for the messages.
+        purpose: ``'test'`` and ``'resume'`` need every tensor of the model
+            and no other; ``'start'`` (``load_from``) needs some of them, and
+            the log says which were not loaded.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, file: str, purpose: str) -> None:
+        self.file = file
+        self.purpose = purpose
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the checkpoint with the model.
+
+        Args:
+            runner: Its model is about to be filled.
+            checkpoint: What was read.
+
+        Raises:
+            UserError: If the checkpoint does not serve the purpose.
+        """
+        name = f'checkpoint {self.file}'
+        needed = {'meta', 'message_hub', 'optimizer'}
+        if self.purpose == 'resume' and not needed <= set(checkpoint):
+            raise UserError(
+                f'{name}: holds no state of training to resume (such as the '
+                "optimizer's); to start from its weights use --cfg-options "
+                f'load_from={self.file}')
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        found = match(model, get_state_dict(checkpoint, name))
+        whole = self.purpose != 'start'
+        if not found.loaded or whole and not found.complete:
+            raise UserError(
+                f'{name}: is of another model ({found}); use the config that '
+                'it was trained with')
+        if found.complete:
+            runner.logger.info(f'{name}: {found}')
+        else:
+            runner.logger.warning(f'{name}: fits in part: {found}')
