@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Test on several GPUs (or, without a GPU, CPU processes) of a machine:
+#   tools/dist_test.sh CONFIG CHECKPOINT NUM_PROCESSES [options of tools/test.py]
+# On several machines run it on each, with NNODES, NODE_RANK, MASTER_ADDR and
+# PORT set. On one machine torchrun finds a free port, unless PORT is set.
+set -euo pipefail
+
+if [ $# -lt 3 ]; then
+    echo "usage: $0 CONFIG CHECKPOINT NUM_PROCESSES [options of tools/test.py]" >&2
+    exit 2
+fi
+CONFIG=$1
+CHECKPOINT=$2
+GPUS=$3
+NNODES=${NNODES:-1}
+RENDEZVOUS=(--standalone)
+if [ "$NNODES" -gt 1 ] || [ -n "${PORT:-}" ]; then
+    RENDEZVOUS=(
+        --node_rank="${NODE_RANK:-0}"
+        --master_addr="${MASTER_ADDR:-127.0.0.1}"
+        --master_port="${PORT:-29500}"
+    )
+fi
+
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="$NNODES" --nproc_per_node="$GPUS" "${RENDEZVOUS[@]}" \
+    "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch \
+    "${@:4}"

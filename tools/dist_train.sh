@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Train on several GPUs (or, without a GPU, CPU processes) of a machine:
+#   tools/dist_train.sh CONFIG NUM_PROCESSES [options of tools/train.py]
+# On several machines run it on each, with NNODES, NODE_RANK, MASTER_ADDR and
+# PORT set. On one machine torchrun finds a free port, unless PORT is set.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    echo "usage: $0 CONFIG NUM_PROCESSES [options of tools/train.py]" >&2
+    exit 2
+fi
+CONFIG=$1
+GPUS=$2
+NNODES=${NNODES:-1}
+RENDEZVOUS=(--standalone)
+if [ "$NNODES" -gt 1 ] || [ -n "${PORT:-}" ]; then
+    RENDEZVOUS=(
+        --node_rank="${NODE_RANK:-0}"
+        --master_addr="${MASTER_ADDR:-127.0.0.1}"
+        --master_port="${PORT:-29500}"
+    )
+fi
+
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="$NNODES" --nproc_per_node="$GPUS" "${RENDEZVOUS[@]}" \
+    "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "${@:3}"

@@ -1,0 +1,36 @@
+"""Print a config with everything it inherits, as training would use it.
+
+``tools/misc/print_config.py CONFIG [--save-path FILE] [--cfg-options ...]``,
+the options of mmdet 3.3.0's tool of the same name.
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+import vovnet  # noqa: F401 -- before mmdet
+from vovnet.errors import one_line
+from vovnet.runtime import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Print a whole config')
+    launch.add_config_options(parser)
+    parser.add_argument(
+        '--save-path', help='also save it here, as .py, .json or .yml')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    print(f'Config:\n{cfg.pretty_text}')
+    if args.save_path:
+        launch.save_config(cfg, args.save_path)
+        print(f'Config saved to {args.save_path}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,50 @@
+"""Evaluate a detector: ``tools/test.py CONFIG CHECKPOINT [options]``.
+
+The options are those of mmdet 3.3.0's ``tools/test.py``; what they do, and
+where it differs, is in ``vovnet/runtime/launch.py``.
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
+import vovnet  # noqa: F401 -- before mmdet, also in its workers
+from vovnet.errors import one_line
+from vovnet.runtime import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Evaluate a detector')
+    launch.add_config_options(parser)
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    launch.add_run_options(parser)
+    parser.add_argument(
+        '--out', metavar='FILE.pkl', help='save the predictions, for offline '
+        'evaluation with mmdet\'s analysis tools')
+    parser.add_argument(
+        '--show', action='store_true', help='show predictions in a window')
+    parser.add_argument(
+        '--show-dir', help='save pictures of truth beside predictions to '
+        'this folder, below <work dir>/<time>/')
+    parser.add_argument(
+        '--wait-time', type=float, default=2,
+        help='seconds that a shown picture stays')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    launch.prepare(cfg, args)
+    launch.prepare_test(
+        cfg, args.checkpoint, show=args.show, show_dir=args.show_dir,
+        wait_time=args.wait_time, tta=args.tta)
+    launch.test(cfg, args.out)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,42 @@
+"""Train a detector: ``tools/train.py CONFIG [options]``.
+
+The options are those of mmdet 3.3.0's ``tools/train.py``; what they do, and
+where it differs, is in ``vovnet/runtime/launch.py``.
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
+import vovnet  # noqa: F401 -- before mmdet, also in its workers
+from vovnet.errors import one_line
+from vovnet.runtime import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a detector')
+    launch.add_config_options(parser)
+    launch.add_run_options(parser)
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true',
+        help='scale the learning rate to the total batch size')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the latest in the work dir')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    launch.prepare(cfg, args)
+    launch.prepare_training(cfg, args.amp, args.auto_scale_lr, args.resume)
+    launch.train(cfg)
+
+
+if __name__ == '__main__':
+    main()
