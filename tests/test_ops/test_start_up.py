@@ -1,0 +1,156 @@
+"""Operators are there however Python was started.
+
+The package is installed into a fresh environment that borrows this one's
+other packages, and everything is asked of that environment's Python, which
+runs the start-up hook like any user's does.
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOOK = 'vovnet_mmcv_ext'
+
+
+def run(*command, env=None, cwd=None):
+    """Run a command to its good end and return what it wrote."""
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'} | (
+        env or {})
+    done = subprocess.run(
+        list(map(str, command)), env=env, cwd=cwd, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def pip(python, *args):
+    return run(sys.executable, '-m', 'pip', '--python', python,
+               '--disable-pip-version-check', *args)
+
+
+@pytest.fixture(scope='module', params=['editable', 'wheel'])
+def installed(request, tmp_path_factory):
+    """The Python of an environment, its site-packages, and the checkout."""
+    folder = tmp_path_factory.mktemp(request.param)
+    checkout = folder / 'checkout'
+    checkout.mkdir()
+    for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'LICENSE'):
+        shutil.copy(ROOT / name, checkout)
+    (checkout / 'README.md').touch()
+    shutil.copytree(
+        ROOT / 'projects', checkout / 'projects',
+        ignore=shutil.ignore_patterns('__pycache__', '*.egg-info'))
+    run(sys.executable, '-m', 'venv', '--without-pip', folder / 'venv')
+    python = folder / 'venv' / 'bin' / 'python'
+    site = Path(run(python, '-c',
+                    'import sysconfig; print(sysconfig.get_path("purelib"))'
+                    ).strip())
+    # Paths in a .pth file are appended; .pth files found there are not read.
+    borrowed = [p for p in sys.path if p.endswith('site-packages')]
+    (site / 'borrowed.pth').write_text('\n'.join(borrowed))
+    pip(python, 'install', '--no-index', '--no-deps', '--ignore-installed',
+        '--no-build-isolation',
+        *['-e'] * (request.param == 'editable'), checkout)
+    return python, site, checkout
+
+
+@pytest.mark.slow
+def test_hook(installed, tmp_path):
+    python, site, checkout = installed
+
+    # Starting Python brings the finder along, and nothing heavy.
+    out = run(python, '-c', 'import sys; print(*sys.modules)', cwd=tmp_path)
+    assert HOOK in out.split()
+    assert not {'torch', 'mmcv', 'mmengine', 'vovnet'} & set(out.split())
+    cost = []
+    for _ in range(5):
+        out = run(python, '-X', 'importtime', '-c', '', cwd=tmp_path)
+        cost.append(
+            int(re.search(rf'\|\s*(\d+) \|\s+{HOOK}\n', out).group(1)))
+    assert min(cost) < 3000, f'{min(cost)} us'
+
+    # mmdet by itself, as its own tools import it.
+    run(python, '-c', 'import sys, mmdet.models, mmdet.datasets\n'
+        'assert "vovnet" not in sys.modules', cwd=tmp_path)
+
+    # Data loader workers and pytest-xdist's are fresh interpreters.
+    script = tmp_path / 'test_workers.py'
+    script.write_text(
+        'import torch\n'
+        'from torch.utils.data import DataLoader\n'
+        'class Boxes(torch.utils.data.Dataset):\n'
+        '    def __len__(self): return 4\n'
+        '    def __getitem__(self, i):\n'
+        '        from mmcv.ops import nms\n'
+        '        box = torch.tensor([[0., 0, i + 1, 2]])\n'
+        '        return nms(box, torch.ones(1), .5)[0]\n'
+        'def test_worker():\n'
+        '    assert Boxes()[0].shape == (1, 5)\n'
+        'if __name__ == "__main__":\n'
+        '    loader = DataLoader(Boxes(), num_workers=2,\n'
+        '                        multiprocessing_context="spawn")\n'
+        '    print([int(b[0, 0, 2]) for b in loader])\n')
+    assert '[1, 2, 3, 4]' in run(python, script)
+    assert '1 passed' in run(python, '-m', 'pytest', '-n', '1', script,
+                             cwd=tmp_path)
+
+    # A checkout that has moved leaves every start of Python silent.
+    if (site / HOOK).with_suffix('.py').exists():
+        (site / HOOK).with_suffix('.py').unlink()
+    else:
+        checkout.rename(checkout.with_name('moved'))
+    assert run(python, '-c', 'print("silence")') == 'silence\n'
+
+    pip(python, 'uninstall', '-y', 'vovnet')
+    assert not list(site.glob(f'*{HOOK}*'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('code', [
+    'import vovnet, mmdet.models',
+    'import vovnet.models; from mmcv.cnn.bricks import transformer',
+    'from vovnet.ops import backend; import mmcv.ops; print(backend())',
+])
+def test_without_the_hook_importing_vovnet_is_enough(code, tmp_path):
+    run(sys.executable, '-W', 'error::UserWarning:mmcv', '-c', code,
+        env={'PYTHONPATH': str(ROOT / 'projects')}, cwd=tmp_path)
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """A package ``mmcv`` that has its own ``_ext``."""
+    (tmp_path / 'mmcv').mkdir()
+    (tmp_path / 'mmcv' / '__init__.py').touch()
+    ext = tmp_path / 'mmcv' / '_ext.py'
+    return ext, {'PYTHONPATH': f'{tmp_path}:{ROOT / "projects"}'}
+
+
+def test_compiled_operators_win(compiled):
+    ext, env = compiled
+    ext.write_text('')
+    code = f'import {HOOK}, mmcv._ext; print(mmcv._ext.__file__)'
+    assert run(sys.executable, '-c', code, env=env) == f'{ext}\n'
+
+
+def test_broken_compiled_operators_are_not_hidden(compiled):
+    ext, env = compiled
+    ext.write_text('raise ImportError("undefined symbol")')
+    code = (f'import {HOOK}\ntry: import mmcv._ext\n'
+            'except ImportError as error: print(error)')
+    assert run(sys.executable, '-c', code, env=env) == 'undefined symbol\n'
+
+
+def test_importing_twice_installs_once():
+    code = (f'import importlib, sys, {HOOK} as hook\n'
+            'importlib.reload(hook); hook.install()\n'
+            'print([f for f in sys.meta_path'
+            ' if getattr(f, "__module__", "") == hook.__name__]'
+            ' == sys.meta_path[-1:])')
+    out = run(sys.executable, '-c', code,
+              env={'PYTHONPATH': str(ROOT / 'projects')})
+    assert out == 'True\n'
