@@ -1,0 +1,16 @@
+# VoVNet before mmdet's RetinaNet. Synchronised batch norm learns from all GPUs'
+# images, so that the backbone may start from random or from ImageNet weights
+# and nothing is frozen; in a single process MMEngine makes it batch norm.
+#
+# To start from ImageNet weights with this project's tensor names:
+#   --cfg-options model.backbone.init_cfg.type=Pretrained \
+#                 model.backbone.init_cfg.checkpoint=FILE
+# and, for a whole classifier, model.backbone.init_cfg.prefix=backbone.
+_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='VoVNet',
+        arch='V1-39',
+        norm_cfg=dict(type='SyncBN', requires_grad=True)),
+    neck=dict(in_channels=[256, 512, 768, 1024]))

@@ -1,0 +1,2 @@
+_base_ = './faster-rcnn_vovnet-39_fpn_1x_coco.py'
+model = dict(backbone=dict(arch='V2-19'))

@@ -1,0 +1,10 @@
+# 1x: 12 epochs x 117266 images / 16 (8 GPUs x 2) = 87950 iterations, the
+# learning rate divided by 10 after epochs 8 and 11.
+_base_ = [
+    '../_base_/models/retinanet_vovnet-39_fpn.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    'mmdet::_base_/schedules/schedule_1x.py', '../_base_/default_runtime.py'
+]
+
+# mmdet's RetinaNet learns at half the two-stage detectors' rate.
+optim_wrapper = dict(optimizer=dict(lr=0.01))
