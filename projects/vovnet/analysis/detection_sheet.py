@@ -1,0 +1,117 @@
+"""Ground truth beside detections, many images on one sheet.
+
+The drawing is mmdet's ``DetLocalVisualizer``; what is added is the common
+scale (its labels are illegible on small images), the titles and the grid.
+"""
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.registry import TRANSFORMS
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.dataset import BaseDataset, pseudo_collate
+from mmengine.structures import InstanceData
+from torch import nn
+
+TITLES = ('ground truth', 'detections')
+_TITLE_HEIGHT = 28
+_GAP = 8
+
+
+def detection_sheet(model: nn.Module, dataset: BaseDataset,
+                    indices: Sequence[int], score_thr: float = 0.3,
+                    columns: int = 3, cell: int = 320,
+                    with_masks: bool = False) -> np.ndarray:
+    """Draw images of a data set twice, as annotated and as detected.
+
+    Args:
+        model (nn.Module): A detector of mmdet, in eval mode.
+        dataset (BaseDataset): Its test data set.
+        indices (Sequence[int]): Which images.
+        score_thr (float): Detections below this score are left out.
+        columns (int): Pairs of pictures in a row of the sheet.
+        cell (int): Longest side of a picture on the sheet, px.
+        with_masks (bool): Draw masks too, where there are any.
+
+    Returns:
+        np.ndarray: The sheet, (H, W, 3) uint8, RGB.
+    """
+    load = Compose([
+        TRANSFORMS.build(dict(type='LoadImageFromFile')),
+        TRANSFORMS.build(dict(type='LoadAnnotations', with_bbox=True,
+                              with_mask=with_masks,
+                              box_type=None))])
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = dataset.metainfo
+    cells = []
+    for index in indices:
+        with torch.inference_mode():
+            found = model.test_step(pseudo_collate([dataset[index]]))[0]
+        info = load(dataset.get_data_info(index))
+        pair = [_draw(visualizer, info['img'][..., ::-1], instances, score_thr,
+                      cell) for instances in (
+                          _annotated(info), found.pred_instances.cpu())]
+        cells.append(np.concatenate(pair, axis=1))
+    return _grid(cells, columns, cell)
+
+
+def _annotated(info: dict) -> InstanceData:
+    """What the annotations say, as if it had been detected."""
+    keep = ~info['gt_ignore_flags'].astype(bool)
+    truth = InstanceData(
+        bboxes=torch.as_tensor(info['gt_bboxes'][keep], dtype=torch.float32),
+        labels=torch.as_tensor(info['gt_bboxes_labels'][keep]))
+    truth.scores = torch.ones(len(truth.labels))
+    if 'gt_masks' in info:
+        truth.masks = torch.as_tensor(
+            info['gt_masks'].to_ndarray()[keep], dtype=torch.bool)
+    return truth
+
+
+def _draw(visualizer: DetLocalVisualizer, image: np.ndarray,
+          instances: InstanceData, score_thr: float,
+          cell: int) -> np.ndarray:
+    """Draw instances on a picture of cell x cell px."""
+    height, width = image.shape[:2]
+    scale = cell / max(height, width)
+    size = round(width * scale), round(height * scale)
+    image = cv2.resize(
+        image, size,
+        interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
+    drawn = InstanceData(bboxes=instances.bboxes * scale,
+                         labels=instances.labels, scores=instances.scores)
+    if 'masks' in instances:
+        masks = [cv2.resize(mask.astype(np.uint8), size,
+                            interpolation=cv2.INTER_NEAREST)
+                 for mask in instances.masks.numpy()]
+        drawn.masks = torch.as_tensor(
+            np.array(masks).reshape(-1, size[1], size[0]), dtype=torch.bool)
+    visualizer.add_datasample(
+        '', image, DetDataSample(pred_instances=drawn), draw_gt=False,
+        pred_score_thr=score_thr)
+    canvas = np.full((cell, cell, 3), 255, np.uint8)
+    canvas[:size[1], :size[0]] = visualizer.get_image()
+    return canvas
+
+
+def _grid(cells: Sequence[np.ndarray], columns: int,
+          cell: int) -> np.ndarray:
+    """Lay pairs out in rows under their titles."""
+    columns = min(columns, len(cells))
+    rows = -(-len(cells) // columns)
+    width = 2 * cell + _GAP
+    sheet = np.full((_TITLE_HEIGHT + rows * (cell + _GAP), columns * width, 3),
+                    255, np.uint8)
+    for column in range(columns):
+        for i, title in enumerate(TITLES):
+            cv2.putText(sheet, title, (column * width + i * cell + 6, 20),
+                        cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 1,
+                        cv2.LINE_AA)
+    for i, pair in enumerate(cells):
+        y = _TITLE_HEIGHT + i // columns * (cell + _GAP)
+        x = i % columns * width
+        sheet[y:y + cell, x:x + 2 * cell] = pair
+    return sheet

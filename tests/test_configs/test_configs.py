@@ -1,0 +1,195 @@
+"""Every config of the project: parses, builds, learns and detects."""
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+
+import vovnet  # noqa: F401
+from vovnet.models import VoVNet
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+FILES = sorted(f for f in CONFIGS.rglob('*.py') if '_base_' not in f.parts)
+NAMES = [str(f.relative_to(CONFIGS)) for f in FILES]
+
+
+@pytest.fixture(scope='module')
+def load():
+    """Read each config once; tests get their own copy."""
+    cache = {}
+
+    def _load(name):
+        if name not in cache:
+            cache[name] = Config.fromfile(str(CONFIGS / name))
+        return copy.deepcopy(cache[name])
+
+    return _load
+
+
+def build(cfg):
+    cfg = copy.deepcopy(cfg.model)
+
+    def one_process(node):
+        # What MMEngine's runner does in a single process.
+        if isinstance(node, dict):
+            if node.get('type') == 'SyncBN':
+                node['type'] = 'BN'
+            for value in node.values():
+                one_process(value)
+        elif isinstance(node, (list, tuple)):
+            for value in node:
+                one_process(value)
+
+    one_process(cfg)
+    return MODELS.build(cfg)
+
+
+def sample(size, num_classes, with_masks):
+    """A picture with two objects of different classes."""
+    from mmdet.structures.mask import BitmapMasks
+    data = DetDataSample(metainfo=dict(
+        img_shape=(size, size), ori_shape=(size, size),
+        batch_input_shape=(size, size), pad_shape=(size, size),
+        scale_factor=(1., 1.)))
+    boxes = torch.tensor([[8., 8., 60., 60.], [30., 20., 100., 90.]])
+    data.gt_instances = InstanceData(
+        bboxes=boxes, labels=torch.tensor([0, num_classes - 1]))
+    if with_masks:
+        masks = torch.zeros(2, size, size, dtype=torch.uint8)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist()):
+            mask[y1:y2, x1:x2] = 1
+        data.gt_instances.masks = BitmapMasks(masks.numpy(), size, size)
+    data.ignored_instances = InstanceData(
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    return data
+
+
+def class_counts(node):
+    """All values of num_classes below a config node."""
+    if isinstance(node, dict):
+        if 'num_classes' in node and node.get('type') != 'RPNHead':
+            yield node['num_classes']
+        for value in node.values():
+            yield from class_counts(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from class_counts(value)
+
+
+def leaf_datasets(node):
+    """The data sets inside the wrappers."""
+    if 'datasets' in node:
+        for child in node['datasets']:
+            yield from leaf_datasets(child)
+    elif 'dataset' in node:
+        yield from leaf_datasets(node['dataset'])
+    else:
+        yield node
+
+
+def test_there_are_configs():
+    folders = {Path(n).parts[0] for n in NAMES}
+    assert folders >= {'retinanet', 'faster_rcnn', 'mask_rcnn', 'demo',
+                       'custom'}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_config_is_complete(name, load):
+    cfg = load(name)
+    assert 'vovnet' in cfg.custom_imports.imports
+    assert cfg.default_scope == 'mmdet'
+    # The learning rate is for the batch that the name or the file states.
+    assert cfg.auto_scale_lr.base_batch_size == \
+        cfg.train_dataloader.batch_size * (8 if 'x_' in name else 1)
+    kinds = {b['type'] for b in cfg.vis_backends}
+    assert {'LocalVisBackend', 'TensorboardVisBackend'} <= kinds
+    for split in ('train', 'val', 'test'):
+        assert f'{split}_dataloader' in cfg and f'{split}_cfg' in cfg
+    # The file's name tells the arch.
+    arch = cfg.model.backbone.arch
+    stem = Path(name).stem
+    version, size = re.search(r'vovnet(v2)?-([\w-]+?)_', stem).groups()
+    assert arch == f'V{2 if version else 1}-{size}'
+    schedule = re.search(r'_(\d+)x_(coco|voc)', stem)
+    if schedule:
+        repeats = cfg.train_dataloader.dataset.get('times', 1)
+        assert cfg.train_cfg.max_epochs * repeats == 12 * int(schedule[1])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_neck_takes_what_the_backbone_gives(name, load):
+    cfg = load(name)
+    backbone = cfg.model.backbone
+    assert backbone.pop('type') == 'VoVNet'
+    backbone.pop('norm_cfg', None)
+    with torch.device('meta'):
+        declared = VoVNet(**backbone)
+    assert list(cfg.model.neck.in_channels) == list(declared.out_channels)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_heads_know_the_classes(name, load):
+    cfg = load(name)
+    counts = set(class_counts(cfg.model))
+    assert len(counts) == 1
+    for split in ('train', 'val', 'test'):
+        for dataset in leaf_datasets(cfg[f'{split}_dataloader'].dataset):
+            classes = dataset.get('metainfo', {}).get('classes')
+            expected = len(classes) if classes else {
+                'CocoDataset': 80, 'VOCDataset': 20}[dataset.type]
+            assert counts == {expected}
+
+
+# Memory and time allow all of them; the largest takes about 2 GB.
+@pytest.mark.parametrize('name', NAMES)
+def test_config_learns_and_detects(name, load):
+    torch.manual_seed(0)
+    cfg = load(name)
+    size, num_classes = 128, next(iter(class_counts(cfg.model)))
+    with_masks = 'mask_head' in cfg.model.get('roi_head', {})
+    # At most a few proposals, to be quick; the modules stay the same.
+    if 'rpn_proposal' in cfg.model.get('train_cfg', {}):
+        cfg.model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
+        cfg.model.train_cfg.rcnn.sampler.num = 16
+        cfg.model.test_cfg.rpn.update(nms_pre=20, max_per_img=10)
+    model = build(cfg)
+    model.train()
+    batch = dict(
+        inputs=[torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+                for _ in range(2)],
+        data_samples=[sample(size, num_classes, with_masks)
+                      for _ in range(2)])
+    data = model.data_preprocessor(batch, training=True)
+    losses = model(**data, mode='loss')
+    total, _ = model.parse_losses(losses)
+    assert total.isfinite() and total > 0
+    total.backward()
+    learning = [n for n, p in model.backbone.named_parameters()
+                if p.grad is not None and p.grad.abs().sum() > 0]
+    assert len(learning) == len(list(model.backbone.parameters()))
+    model.eval()
+    with torch.inference_mode():
+        found = model.test_step(batch)
+    assert len(found) == 2
+    for one in found:
+        instances = one.pred_instances
+        assert ((instances.bboxes >= 0) & (instances.bboxes <= size)).all()
+        assert (instances.labels < num_classes).all()
+        assert ('masks' in instances) == with_masks
+
+
+def test_1x_is_twelve_epochs_of_sixteen_images(load):
+    """The arithmetic that the COCO configs state in their comments."""
+    for name in NAMES:
+        cfg = load(name)
+        if not name.endswith('1x_coco.py'):
+            continue
+        assert cfg.train_cfg.max_epochs == 12
+        assert cfg.param_scheduler[1].milestones == [8, 11]
+        rate = cfg.optim_wrapper.optimizer.lr
+        assert rate == (0.01 if 'retinanet' in name else 0.02)
