@@ -1,4 +1,4 @@
 """What a detector does and what it costs."""
-from .detection_sheet import detection_sheet
+from .detection_sheet import detection_sheet, spread
 
-__all__ = ['detection_sheet']
+__all__ = ['detection_sheet', 'spread']

@@ -21,6 +21,20 @@ _TITLE_HEIGHT = 28
 _GAP = 8
 
 
+def spread(length: int, count: int) -> list[int]:
+    """Pick indices evenly, the first one included.
+
+    Args:
+        length (int): Number of items.
+        count (int): How many to pick, at most.
+
+    Returns:
+        list[int]: ``min(length, count)`` different indices, ascending.
+    """
+    count = min(length, count)
+    return [i * length // count for i in range(count)]
+
+
 def detection_sheet(model: nn.Module, dataset: BaseDataset,
                     indices: Sequence[int], score_thr: float = 0.3,
                     columns: int = 3, cell: int = 320,
@@ -42,8 +56,7 @@ def detection_sheet(model: nn.Module, dataset: BaseDataset,
     load = Compose([
         TRANSFORMS.build(dict(type='LoadImageFromFile')),
         TRANSFORMS.build(dict(type='LoadAnnotations', with_bbox=True,
-                              with_mask=with_masks,
-                              box_type=None))])
+                              with_mask=with_masks, box_type=None))])
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = dataset.metainfo
     cells = []

@@ -1,0 +1,62 @@
+"""Ground truth beside detections: ``detection_sheet.py CONFIG CHECKPOINT``.
+
+Draws images of the config's test data, spread over the whole set, on one
+sheet (:mod:`vovnet.analysis`).
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+from vovnet.analysis import detection_sheet, spread
+from vovnet.datasets.check import check_datasets
+from vovnet.errors import UserError, one_line
+from vovnet.runtime import launch, predict
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw ground truth beside detections')
+    launch.add_config_options(parser)
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('--out', default='detections.png',
+                        help='the picture (default: detections.png)')
+    parser.add_argument('--num', default=12, type=int,
+                        help='how many images (default: 12)')
+    parser.add_argument('--columns', default=3, type=int,
+                        help='pairs in a row (default: 3)')
+    parser.add_argument('--score-thr', default=0.3, type=float,
+                        help='lowest score to draw (default: 0.3)')
+    parser.add_argument('--device', help='such as cuda:1 or cpu '
+                        '(default: a GPU if there is one)')
+    args = parser.parse_args()
+    for name in ('num', 'columns'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name}: at least 1')
+    return args
+
+
+@one_line()
+def main() -> None:
+    import mmcv
+    from mmdet.registry import DATASETS
+    args = parse_args()
+    if not args.out.endswith(('.png', '.jpg')):
+        raise UserError(f'--out {args.out}: name a .png or .jpg file')
+    cfg = launch.load_config(args.config, args.cfg_options)
+    launch.check_work_dir(os.path.dirname(args.out) or '.', '--out')
+    check_datasets(cfg, ('test', ))
+    model = predict.load_detector(cfg, args.checkpoint, args.device)
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    sheet = detection_sheet(
+        model, dataset, spread(len(dataset), args.num), args.score_thr,
+        args.columns, with_masks='mask_head' in cfg.model.get('roi_head', {}))
+    mmcv.imwrite(sheet[..., ::-1], args.out)
+    print(f'{args.out}: {min(args.num, len(dataset))} images, ground truth '
+          'beside detections')
+
+
+if __name__ == '__main__':
+    main()
