@@ -14,7 +14,7 @@ from contextlib import contextmanager
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake that the user can mend: ``str(e)`` is one line.
 
     The line says what is wrong, where, and what to do. Command lines print
@@ -92,10 +92,10 @@ def _known(kind: str, text: str) -> str | None:
         return (f"config: type '{name}' is not known to the {found[2]} "
                 'registry; check its spelling, or name the module that '
                 'defines it in custom_imports')
-    if found := re.search(r"class `(\w+)` in (\S+): .* unexpected keyword "
+    if found := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword "
                           r"argument '(\w+)'", text):
-        return (f"config: {found[1]} ({found[2]}) has no option '{found[3]}'; "
-                'check its spelling')
+        return (f"config: {found[1]} has no option '{found[2]}'; check its "
+                'spelling')
     if kind == 'OutOfMemoryError':
         return (f'{text.splitlines()[0]} Lower train_dataloader.batch_size '
                 'or the image scale, or try --amp or backbone.with_cp=True')

@@ -1,5 +1,4 @@
 """A small data set, a small detector, and a way to run the tools on them."""
-import hashlib
 import json
 import os
 import subprocess
@@ -7,12 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tool_runs import CLASSES, ROOT, RUNTIME
 
 from vovnet.datasets import make_shapes
-
-ROOT = Path(__file__).resolve().parents[2]
-RUNTIME = str(ROOT / 'configs/_base_/default_runtime.py')
-CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 
 
 @pytest.fixture(scope='session')
@@ -152,10 +148,3 @@ def trained(tmp_path_factory, write_config, run_tool):
     done = run_tool(folder, 'tools/train.py', 'tiny.py')
     assert done.returncode == 0, done.stderr
     return config, folder / 'work_dirs/tiny', done
-
-
-def hashes(folder: Path) -> dict:
-    """SHA-256 of every file below a folder."""
-    return {str(path.relative_to(folder)):
-            hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob('*')) if path.is_file()}

@@ -4,10 +4,12 @@ Each run is a process of its own with its own arguments, folder, environment
 and output, as on a command line, but without the ten seconds of imports.
 
 Reads one JSON object a line (argv, cwd, env, stdout, stderr) and answers with
-the exit status.
+the exit status. LARGEST_FILE in env limits what can be written, in bytes, as
+a full disk would.
 """
 import json
 import os
+import resource
 import runpy
 import sys
 import traceback
@@ -27,6 +29,9 @@ def run(argv: list, cwd: str, env: dict, stdout: str, stderr: str) -> int:
     """Run a tool in this process and return its exit status."""
     os.chdir(cwd)
     os.environ.update(env)
+    if 'LARGEST_FILE' in env:
+        size = int(env['LARGEST_FILE'])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.argv = argv

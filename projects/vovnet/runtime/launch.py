@@ -146,11 +146,12 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False))
 
 
-def check_work_dir(path: str) -> None:
+def check_work_dir(path: str, option: str = '--work-dir') -> None:
     """Make a folder, and see that files can be written there.
 
     Args:
         path: The folder.
+        option: How the command line names it.
 
     Raises:
         UserError: If it cannot be made or written to.
@@ -162,8 +163,8 @@ def check_work_dir(path: str) -> None:
             file.flush()
     except OSError as error:
         raise UserError(
-            f'work dir {path}: cannot be written to ({error.strerror}); '
-            'choose another with --work-dir') from error
+            f'folder {path}: cannot be written to ({error.strerror}); choose '
+            f'another with {option}') from error
 
 
 def prepare_training(cfg: Config, amp: bool = False,
@@ -309,7 +310,7 @@ def test(cfg: Config, out: str | None = None) -> dict:
     if out is not None:
         if not out.endswith(('.pkl', '.pickle')):
             raise UserError(f'--out {out}: name a .pkl file')
-        check_work_dir(os.path.dirname(out) or '.')
+        check_work_dir(os.path.dirname(out) or '.', '--out')
     runner = _build_runner(cfg, ('test', ), 'test')
     if out is not None:
         from mmdet.evaluation import DumpDetResults
@@ -324,11 +325,14 @@ def _build_runner(cfg: Config, splits: tuple, purpose: str) -> Runner:
             os.path.expanduser(load_from)):
         raise UserError(f'checkpoint {load_from}: no such file; check the '
                         'path')
-    warnings = check_datasets(cfg, splits)
-    runner = (RUNNERS.build(cfg) if 'runner_type' in cfg
-              else Runner.from_cfg(cfg))
-    for warning in warnings:
-        runner.logger.warning(warning)
+    oddities = check_datasets(cfg, splits)
+    try:
+        runner = (RUNNERS.build(cfg) if 'runner_type' in cfg
+                  else Runner.from_cfg(cfg))
+    except ValueError as error:  # what constructors say to a wrong value
+        raise UserError(f'config {cfg.filename}: {error}') from error
+    for line in oddities:
+        runner.logger.warning(line)
     if load_from:
         runner.register_hook(LoadCheckHook(load_from, purpose))
     return runner

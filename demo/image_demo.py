@@ -1,0 +1,62 @@
+"""Detect in images: ``demo/image_demo.py IMAGES CONFIG CHECKPOINT [options]``.
+
+Writes ``<out dir>/vis/<image>`` (boxes and masks drawn) and
+``<out dir>/preds/<image>.json``; the fields are described in
+``vovnet/runtime/predict.py``.
+"""
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
+import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+from vovnet.errors import UserError, one_line
+from vovnet.runtime import launch, predict
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Detect in images')
+    parser.add_argument('images', help='image, folder or quoted glob pattern')
+    launch.add_config_options(parser)
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('--out-dir', default='outputs', type=Path,
+                        help='folder for the results (default: outputs)')
+    parser.add_argument('--score-thr', default=0.3, type=float,
+                        help='lowest score to show (default: 0.3)')
+    parser.add_argument('--device', help='such as cuda:1 or cpu '
+                        '(default: a GPU if there is one)')
+    parser.add_argument('--batch-size', default=1, type=int,
+                        help='images in one step of the model (default: 1)')
+    args = parser.parse_args()
+    if args.batch_size < 1:
+        parser.error('--batch-size: at least 1')
+    return args
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    root, images = predict.find_images(args.images)
+    cfg = launch.load_config(args.config, args.cfg_options)
+    launch.check_work_dir(args.out_dir, '--out-dir')
+    model = predict.load_detector(cfg, args.checkpoint, args.device)
+    unread = []
+    for image, count in predict.detect(
+            model, cfg, root, images, args.out_dir, args.score_thr,
+            args.batch_size):
+        if count is None:
+            unread.append(image)
+            print(f'{image}: cannot be read as an image', file=sys.stderr)
+        else:
+            print(f'{image}: {count} objects')
+    print(f'Results of {len(images) - len(unread)} images are in '
+          f'{args.out_dir}')
+    if unread:
+        raise UserError(f'{len(unread)} of {len(images)} images cannot be '
+                        f'read, the first is {unread[0]}; replace them')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,219 @@
+"""Detections for images on the disk, as pictures and as JSON.
+
+Own work on mmdet 3.3.0's parts (the test pipeline, ``model.test_step``,
+``DetLocalVisualizer``). mmdet's ``DetInferencer`` names its results after the
+last part of an image's path, so that ``a/1.jpg`` and ``b/1.jpg`` collide, and
+stops at the first image that cannot be read.
+"""
+import glob
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.registry import DATASETS, VISUALIZERS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import encode_mask_results
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+
+from ..checkpoints import get_state_dict, match
+from ..errors import UserError
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+
+
+def find_images(place: str) -> tuple[Path, list[Path]]:
+    """List the images that a command line names.
+
+    Args:
+        place: An image, a folder (searched with its subfolders) or a glob
+            pattern (``**`` for subfolders).
+
+    Returns:
+        tuple: The folder that all images are in, and the images, sorted.
+
+    Raises:
+        UserError: If there are none.
+    """
+    path = Path(place)
+    if path.is_dir():
+        root = path
+        found = (f for f in path.rglob('*') if f.suffix.lower() in SUFFIXES)
+    else:
+        found = map(Path, [place] if path.exists() else
+                    glob.glob(place, recursive=True))
+    images = sorted(file for file in found if file.is_file())
+    if not images:
+        raise UserError(f'{place}: no images there; name an image, a folder '
+                        'or a quoted pattern')
+    if not path.is_dir():
+        root = Path(os.path.commonpath([file.parent for file in images]))
+    return root, images
+
+
+def load_detector(cfg: Config, checkpoint: str,
+                  device: str | None = None) -> nn.Module:
+    """Build a detector with its weights.
+
+    Args:
+        cfg: A whole config.
+        checkpoint: A file or a URL.
+        device: Such as ``'cuda:0'``; by default a GPU if there is one.
+
+    Returns:
+        nn.Module: In eval mode, with ``dataset_meta`` (class names, colours)
+        from the checkpoint or, if it has none, from the config.
+
+    Raises:
+        UserError: If the checkpoint is of another model, or the device is
+            not there.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if 'backbone' in cfg.model:
+        cfg.model.backbone.init_cfg = None  # all weights are loaded below
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    weights = get_state_dict(loaded, f'checkpoint {checkpoint}')
+    found = match(model, weights)
+    if not found.complete:
+        raise UserError(f'checkpoint {checkpoint}: is of another model '
+                        f'({found}); use the config it was trained with')
+    model.load_state_dict(weights, strict=False)
+    data = cfg.test_dataloader.dataset
+    meta = DATASETS.build({**data, 'lazy_init': True}).metainfo
+    meta.update(loaded.get('meta', {}).get('dataset_meta', {}))
+    model.dataset_meta = meta
+    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'--device {device}: {reason}') from error
+
+
+def output_files(root: Path, images: Sequence[Path],
+                 out_dir: Path) -> list[tuple[Path, Path]]:
+    """Where the results of each image go.
+
+    ``a/1.jpg`` below ``root`` gives ``out_dir/vis/a/1.jpg`` and
+    ``out_dir/preds/a/1.jpg.json``; a picture whose format is not JPEG or PNG
+    gets ``.png`` added to its name.
+
+    Args:
+        root: The folder that all images are in.
+        images: The images.
+        out_dir: The folder for the results.
+
+    Returns:
+        list: A picture and a JSON file for each image.
+
+    Raises:
+        UserError: If a result would replace an input or another result.
+    """
+    outputs = []
+    for image in images:
+        name = str(image.relative_to(root))
+        drawn = name if image.suffix.lower() in SUFFIXES[:3] else name + '.png'
+        outputs.append((out_dir / 'vis' / drawn,
+                        out_dir / 'preds' / f'{name}.json'))
+    inputs = {image.resolve() for image in images}
+    pictures = [picture.resolve() for picture, _ in outputs]
+    for picture in pictures:
+        if picture in inputs or pictures.count(picture) > 1:
+            raise UserError(f'{picture}: would be overwritten by a result; '
+                            'choose another --out-dir')
+    return outputs
+
+
+def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
+           out_dir: Path, score_thr: float = 0.3,
+           batch_size: int = 1) -> Iterator[tuple[Path, int | None]]:
+    """Detect in images, and write a picture and a JSON file for each.
+
+    The JSON holds ``image``, ``height``, ``width`` and ``instances``: those
+    that score at least ``score_thr``, best first, each with ``label`` (the
+    number of the class), ``class``, ``score``, ``bbox`` (x1, y1, x2, y2 in
+    pixels of the image) and, where the detector has masks, ``mask`` (COCO's
+    compressed run lengths).
+
+    Args:
+        model: From :func:`load_detector`.
+        cfg: Its config, for the test pipeline.
+        root: The folder that all images are in.
+        images: The images.
+        out_dir: The folder for the results.
+        score_thr: The lowest score that is drawn and written.
+        batch_size: Images in one step of the model.
+
+    Yields:
+        tuple: Each image and its number of detections, None if the image
+        could not be read.
+    """
+    outputs = output_files(root, images, out_dir)
+    steps = [dict(step) for step in get_test_pipeline_cfg(cfg.copy())]
+    steps[0] = dict(type='mmdet.LoadImageFromNDArray')
+    pipeline = Compose(steps)
+    visualizer = VISUALIZERS.build(
+        dict(type='DetLocalVisualizer', name='predict'))
+    visualizer.dataset_meta = model.dataset_meta
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        pixels = [_read(image) for image in images[part]]
+        data = [pipeline(dict(img=img, img_id=start + i, img_path=str(path)))
+                for i, (path, img) in enumerate(zip(images[part], pixels))
+                if img is not None]
+        with torch.no_grad():
+            results = iter(
+                model.test_step(pseudo_collate(data)) if data else [])
+        for image, img, (picture, record) in zip(
+                images[part], pixels, outputs[part]):
+            if img is None:
+                yield image, None
+                continue
+            sample = next(results).cpu()
+            sample.pred_instances = sample.pred_instances[
+                sample.pred_instances.scores >= score_thr]
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            record.parent.mkdir(parents=True, exist_ok=True)
+            visualizer.add_datasample(
+                'predict', mmcv.bgr2rgb(img), sample, draw_gt=False,
+                pred_score_thr=score_thr, out_file=str(picture))
+            instances = _instances(sample, model.dataset_meta['classes'])
+            record.write_text(json.dumps(dict(
+                image=str(image), height=img.shape[0], width=img.shape[1],
+                instances=instances)))
+            yield image, len(instances)
+
+
+def _read(path: Path) -> np.ndarray | None:
+    """BGR pixels, None if the file is not an image (or not a whole one)."""
+    try:
+        return mmcv.imread(str(path))
+    except (OSError, cv2.error):
+        return None
+
+
+def _instances(sample: DetDataSample, classes: Sequence[str]) -> list[dict]:
+    """The detections as JSON has them."""
+    found = sample.pred_instances
+    instances = [
+        {'label': label, 'class': classes[label], 'score': score, 'bbox': box}
+        for label, score, box in zip(found.labels.tolist(),
+                                     found.scores.tolist(),
+                                     found.bboxes.tolist())]
+    if 'masks' in found:
+        for instance, mask in zip(
+                instances, encode_mask_results(found.masks.numpy())):
+            instance['mask'] = {**mask, 'counts': mask['counts'].decode()}
+    return sorted(instances, key=lambda instance: -instance['score'])

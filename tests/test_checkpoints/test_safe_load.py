@@ -1,0 +1,145 @@
+"""Reading a checkpoint runs nothing, and MMEngine's own can be read."""
+import functools
+import http.server
+import pickle
+import threading
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from vovnet.checkpoints import load_file
+from vovnet.errors import UserError
+
+
+class Calls:
+    """Pickles as a call of any function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'c.pth'
+
+
+def test_state_of_training_survives(path):
+    """What MMEngine saves besides tensors: log histories and numbers."""
+    hub = MessageHub('test_state_of_training_survives')
+    for value in (4., 1., 3.):
+        hub.update_scalar('train/loss', value)
+    hub.update_info('best_score', np.float64(0.5))
+    hub.update_info('names', ('a', 'b'))
+    saved = dict(
+        message_hub=hub.state_dict(), state_dict=dict(w=torch.arange(3.)),
+        meta=dict(dataset_meta=dict(palette=np.arange(6).reshape(2, 3))))
+    torch.save(saved, path)
+    loaded = load_file(path)
+    assert torch.equal(loaded['state_dict']['w'], torch.arange(3.))
+    palette = loaded['meta']['dataset_meta']['palette']
+    assert palette.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+    again = MessageHub('again')
+    again.load_state_dict(loaded['message_hub'])
+    history = again.get_scalar('train/loss')
+    assert type(history) is HistoryBuffer
+    assert (history.min(), history.current()) == (1., 3.)
+    assert history.statistics('mean', 2) == (1. + 3.) / 2
+    assert again.get_info('best_score') == 0.5
+    history.update(7.)  # training goes on, and is saved again
+    torch.save(again.state_dict(), path)
+    assert load_file(path)['log_scalars']['train/loss'].max() == 7.
+
+
+@pytest.mark.parametrize('dtype', [
+    'bool', 'uint8', 'int32', 'int64', 'float16', 'float32', 'float64'])
+def test_numpy_numbers(dtype, path):
+    array = np.ones((2, 3), dtype)
+    torch.save([array, array[0, 0]], path)
+    loaded, number = load_file(path)
+    assert loaded.dtype == array.dtype and (loaded == array).all()
+    assert number == array[0, 0]
+
+
+@pytest.mark.parametrize('name, call', [
+    ('exec', Calls(exec, 'raise SystemExit')),
+    ('eval', Calls(eval, '1')),
+    ('builtins.getattr', Calls(getattr, np.ndarray, 'tofile')),
+    ('builtins.getattr', Calls(getattr, torch.Tensor, '__init__')),
+    ('functools.partial', Calls(functools.partial, print)),
+])
+def test_functions_are_refused(name, call, path):
+    torch.save(dict(state_dict=dict(), meta=call), path)
+    with pytest.raises(UserError) as error:
+        load_file(path)
+    message = str(error.value)
+    assert f'{path}: refused, it asks for {name}, ' in message
+    assert '\n' not in message
+
+
+def test_pickle_of_an_older_format_is_refused(path, tmp_path):
+    path.write_bytes(pickle.dumps(Calls(exec, 'raise SystemExit')))
+    with pytest.raises(UserError, match='c.pth'):
+        load_file(path)
+
+
+def test_torchscript_is_refused(path):
+    torch.jit.script(torch.nn.Linear(1, 1)).save(str(path))
+    with pytest.warns(UserWarning, match='TorchScript'), \
+            pytest.raises(UserError, match='refused, it holds a program'):
+        load_file(path)
+
+
+def test_history_brings_no_functions(path, monkeypatch):
+    """MMEngine would take them over for every history of the process."""
+    history = HistoryBuffer([1., 3.], [1, 1])
+    methods = dict(HistoryBuffer._statistics_methods)
+    monkeypatch.setattr(HistoryBuffer, '_statistics_methods', methods)
+    history._statistics_methods = dict(mean=OrderedDict)
+    torch.save(history, path)
+    loaded = load_file(path)
+    assert type(loaded) is HistoryBuffer
+    assert loaded.statistics('mean') == (1. + 3.) / 2
+    assert methods['mean'] is HistoryBuffer.mean
+
+    torch.load(path, weights_only=False)  # shows that the file is dangerous
+    assert methods['mean'] is OrderedDict
+
+
+def serve(folder):
+    """An HTTP server on this machine."""
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=folder)
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def test_links_are_not_unpickled(path, tmp_path, monkeypatch):
+    """torch.hub's default would run what is behind a link."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    torch.save(dict(w=torch.ones(1)), path)
+    marker = tmp_path / 'marker'
+    torch.save(dict(w=Calls(marker.mkdir)), tmp_path / 'evil.pth')
+    server = serve(tmp_path)
+    url = f'http://127.0.0.1:{server.server_port}/'
+    try:
+        loaded = CheckpointLoader.load_checkpoint(url + 'c.pth', 'cpu')
+        assert torch.equal(loaded['w'], torch.ones(1))
+        with pytest.raises(UserError, match='evil.pth: refused'):
+            CheckpointLoader.load_checkpoint(url + 'evil.pth', 'cpu')
+        with pytest.raises(UserError, match='gone.pth: cannot be downloaded'):
+            CheckpointLoader.load_checkpoint(url + 'gone.pth', 'cpu')
+    finally:
+        server.shutdown()
+    assert not marker.exists()
+    torch.hub.load_state_dict_from_url(  # shows that the file is dangerous
+        (tmp_path / 'evil.pth').as_uri(), str(tmp_path))
+    assert marker.is_dir()

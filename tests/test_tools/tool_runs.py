@@ -1,0 +1,14 @@
+"""Constants and helpers for running the tools in tests."""
+import hashlib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNTIME = str(ROOT / 'configs/_base_/default_runtime.py')
+CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
+
+
+def hashes(folder: Path) -> dict:
+    """SHA-256 of every file below a folder."""
+    return {str(path.relative_to(folder)):
+            hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob('*')) if path.is_file()}
