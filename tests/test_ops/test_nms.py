@@ -83,6 +83,15 @@ def test_nms_offset_counts_the_last_pixel(device):
     assert len(nms(boxes, scores, 10 / 190 + 1e-4, offset=1)[1]) == 2
 
 
+def test_nms_takes_equal_scores_in_the_order_of_torch_sort(device):
+    # Boxes apart, all kept; beyond 16 torch's sort is not stable.
+    corner = torch.arange(40., device=device)[:, None].repeat(1, 4) * 9
+    boxes = corner + torch.tensor([0., 0, 5, 5], device=device)
+    scores = torch.arange(40, device=device) % 3 / 4
+    expected = scores.sort(descending=True)[1]
+    assert nms(boxes, scores, 0.5)[1].tolist() == expected.tolist()
+
+
 def test_nms_of_nothing(device):
     boxes = torch.empty(0, 4, device=device)
     dets, inds = nms(boxes, boxes[:, 0], 0.5)
@@ -152,10 +161,12 @@ def test_soft_nms_breaks_ties_as_mmcv_swaps():
     boxes = torch.tensor([[i * 9., 0, i * 9 + 5, 5] for i in range(4)])
     _, inds = soft_nms(boxes, torch.tensor([.5, .5, .5, .9]))
     assert inds.tolist() == [3, 1, 2, 0]
-    # Box 1 falls to zero beneath box 0: the last, 3, takes its place.
-    boxes[1] = boxes[0]
-    _, inds = soft_nms(boxes, torch.tensor([.9, .8, .5, .5]))
-    assert inds.tolist() == [0, 3, 2]
+    # Boxes 1 and 2 fall to zero beneath box 0. The last living one takes the
+    # place of each: 12345 -> 5234 -> 543.
+    boxes = torch.tensor([[i * 9., 0, i * 9 + 5, 5] for i in range(6)])
+    boxes[1:3] = boxes[0]
+    _, inds = soft_nms(boxes, torch.tensor([.9, .8, .8, .5, .5, .5]))
+    assert inds.tolist() == [0, 5, 4, 3]
 
 
 def test_soft_nms_of_nothing():

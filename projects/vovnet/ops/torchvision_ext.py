@@ -20,6 +20,8 @@ kernels. What differs from compiled mmcv:
   RoIPool are missing: torchvision has no such mode, and its RoIPool
   rounds boxes to whole pixels where mmcv takes every pixel they touch, so
   it would be silently wrong.
+* Under ``torch.use_deterministic_algorithms(True)`` the backward pass of
+  RoIAlign on CUDA raises, as torchvision's does; mmcv's goes on silently.
 * A name that is not here gives a function that raises when called.
 """
 import functools
@@ -66,7 +68,10 @@ def nms(boxes, scores, iou_threshold, offset):
     # torchvision's CPU kernel compares with a double: at an IoU of float32
     # 0.3 it would suppress what mmcv, which compares in float32, keeps.
     threshold = torch.tensor(iou_threshold, dtype=boxes.dtype).item()
-    return torchvision.ops.nms(boxes, scores, threshold)
+    # torchvision's sort is stable, mmcv's is not: sorted its way first,
+    # equal scores stay in mmcv's order.
+    scores, order = scores.sort(descending=True)
+    return order[torchvision.ops.nms(boxes[order], scores, threshold)]
 
 
 def softnms(boxes, scores, dets, iou_threshold, sigma, min_score, method,
