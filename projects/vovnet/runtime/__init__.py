@@ -1,9 +1,10 @@
 """How training and testing are run: hooks for configs, steps for tools."""
 from .checkpoint_hook import WholeCheckpointHook, WholeFileBackend
+from .cpu import ChannelsLastHook
 from .load_check_hook import LoadCheckHook
 from .resume_hook import ExactResumeHook
 
 __all__ = [
-    'ExactResumeHook', 'LoadCheckHook', 'WholeCheckpointHook',
-    'WholeFileBackend'
+    'ChannelsLastHook', 'ExactResumeHook', 'LoadCheckHook',
+    'WholeCheckpointHook', 'WholeFileBackend'
 ]

@@ -25,6 +25,7 @@ from mmengine.runner import Runner
 
 from ..datasets.check import check_datasets
 from ..errors import NO_ROOM, UserError
+from .cpu import keep_memory
 from .load_check_hook import LoadCheckHook
 
 # MMEngine 0.10 asks for it in every run, whichever setuptools is installed.
@@ -132,7 +133,10 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join(
         '.', 'work_dirs', Path(args.config).stem)
     check_work_dir(cfg.work_dir)
-    if cfg.launcher == 'none' or torch.cuda.is_available():
+    if torch.cuda.is_available():
+        return
+    keep_memory()
+    if cfg.launcher == 'none':
         return
     if cfg.launcher != 'pytorch':
         raise UserError(f'--launcher {cfg.launcher}: finds no GPU; on CPUs '
