@@ -99,6 +99,10 @@ def _known(kind: str, text: str) -> str | None:
     if kind == 'OutOfMemoryError':
         return (f'{text.splitlines()[0]} Lower train_dataloader.batch_size '
                 'or the image scale, or try --amp or backbone.with_cp=True')
+    if 'Expected to have finished reduction in the prior iteration' in text:
+        return ('some parameters of the model take no part in the loss, which '
+                'distributed training has to know; set '
+                'find_unused_parameters=True in the config')
     if 'DataLoader worker' in text and ('killed by signal' in text
                                         or 'bus error' in text.lower()):
         return (f'{text.splitlines()[0]} Most likely the machine ran out of '

@@ -40,8 +40,8 @@ model = dict(
     backbone=dict(
         type='VoVNet', out_indices=(1, 2), norm_eval=True,
         arch=dict(
-            stem_channels=(8, 8, 8), stage_channels=(8, 8, 8, 8),
-            aggregated_channels=(16, 16, 16, 16), num_blocks=(1, 1, 1, 1),
+            stem_channels=(8, 8, 8), stage_channels=(8, 8, 8),
+            aggregated_channels=(16, 16, 16), num_blocks=(1, 1, 1),
             num_layers=2)),
     neck=dict(
         type='FPN', in_channels=[16, 16], out_channels=16, num_outs=2),

@@ -189,7 +189,7 @@ def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
             visualizer.add_datasample(
                 'predict', mmcv.bgr2rgb(img), sample, draw_gt=False,
                 pred_score_thr=score_thr, out_file=str(picture))
-            instances = _instances(sample, model.dataset_meta['classes'])
+            instances = to_instances(sample, model.dataset_meta['classes'])
             record.write_text(json.dumps(dict(
                 image=str(image), height=img.shape[0], width=img.shape[1],
                 instances=instances)))
@@ -204,8 +204,17 @@ def _read(path: Path) -> np.ndarray | None:
         return None
 
 
-def _instances(sample: DetDataSample, classes: Sequence[str]) -> list[dict]:
-    """The detections as JSON has them."""
+def to_instances(sample: DetDataSample,
+                 classes: Sequence[str]) -> list[dict]:
+    """Write detections as JSON has them.
+
+    Args:
+        sample: Its ``pred_instances`` are read.
+        classes: Names of the classes.
+
+    Returns:
+        list[dict]: Best first; the fields are those of :func:`detect`.
+    """
     found = sample.pred_instances
     instances = [
         {'label': label, 'class': classes[label], 'score': score, 'bbox': box}
