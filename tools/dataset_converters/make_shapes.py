@@ -5,13 +5,14 @@ Source: written for this project; the work is in vovnet.datasets.shapes.
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
-from mmengine.utils import track_iter_progress
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 from vovnet.datasets import SHAPE_CLASSES, make_shapes
-from vovnet.errors import UserError
+from vovnet.errors import one_line
 
 EXAMPLES = """examples:
   # the set of the demo
@@ -57,14 +58,16 @@ def parse_args():
     return parser.parse_args()
 
 
+@one_line()
 def main():
     args = parse_args()
     # Stopped in either way, it takes its unfinished folder along.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A log file gets a line every now and then, a terminal a moving bar.
+    progress = partial(tqdm, unit=' images', file=sys.stdout,
+                       mininterval=0.1 if sys.stdout.isatty() else 5)
     try:
-        made = make_shapes(**vars(args), progress=track_iter_progress)
-    except UserError as e:
-        sys.exit(f'make_shapes: {e}')
+        made = make_shapes(**vars(args), progress=progress)
     except KeyboardInterrupt:
         sys.exit('\nmake_shapes: interrupted, nothing was written')
     print(f'{args.root}: {args.num_train} training and {args.num_val} '

@@ -352,7 +352,7 @@ def make_shapes(root: str | Path,
         force (bool): Replace a set that this function made earlier. Other
             files are never touched.
         progress (Callable): Wraps the list of images to be drawn, such as
-            ``tqdm.tqdm`` or ``mmengine.track_iter_progress``.
+            ``tqdm.tqdm``.
 
     Returns:
         bool: True if the set was written, False if it was there already.
