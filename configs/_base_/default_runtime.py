@@ -10,10 +10,10 @@ default_hooks = dict(
     checkpoint=dict(type='vovnet.runtime.WholeCheckpointHook', interval=1),
     # N iterations, a stop and N more equal 2N, bit for bit on the CPU.
     exact_resume=dict(type='vovnet.runtime.ExactResumeHook'),
-    # The number of iterations between two lines of the log.
+    # A line in the log every 50 iterations, with the time to go (eta).
     logger=dict(type='LoggerHook', interval=50))
 
-# Losses and the ETA in the log are means over this many iterations.
+# The losses and times in a line are means over the last 50 iterations.
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 
 # Logs go to the terminal, to work_dir/<time>/<time>.log, as JSON to

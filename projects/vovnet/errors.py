@@ -5,9 +5,11 @@ Own work. The messages that are recognised were read in mmengine 0.10.7
 torch 2.11 (``utils/data``, ``_utils.ExceptionWrapper``).
 """
 import errno
+import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,6 +41,10 @@ def one_line() -> Iterator[None]:
     Raises:
         SystemExit: In place of an error that has been printed.
     """
+    # A full disk must not make each line of the log and the threads that
+    # write (TensorBoard's) print a traceback; the main thread hears of it.
+    logging.raiseExceptions = False
+    threading.excepthook = _thread_hook
     rank = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))
     try:
         yield
@@ -51,6 +57,12 @@ def one_line() -> Iterator[None]:
             print(f'{where}error: {line}', file=sys.stderr, flush=True)
         interrupted = isinstance(error, KeyboardInterrupt)
         raise SystemExit(130 if interrupted else 1) from None
+
+
+def _thread_hook(args: threading.ExceptHookArgs) -> None:
+    """Say nothing of what the main thread is going to explain."""
+    if args.exc_value is None or explain(args.exc_value) is None:
+        threading.__excepthook__(args)
 
 
 def explain(error: BaseException) -> str | None:

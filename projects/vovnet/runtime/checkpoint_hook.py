@@ -92,8 +92,8 @@ class WholeCheckpointHook(CheckpointHook):
         need, free = _size(runner), shutil.disk_usage(self.out_dir).free
         if free < need:
             raise UserError(
-                f'{self.out_dir}: a checkpoint takes {need / 2**20:.0f} MiB, '
-                f'but the disk has {free / 2**20:.0f} MiB left; make room, or '
+                f'{self.out_dir}: a checkpoint takes {need / 2**20:.1f} MiB, '
+                f'but the disk has {free / 2**20:.1f} MiB left; make room, or '
                 'choose another place with --work-dir')
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int,

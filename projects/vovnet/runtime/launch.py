@@ -15,6 +15,8 @@ import os
 import tempfile
 import traceback
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -330,9 +332,9 @@ def _build_runner(cfg: Config, splits: tuple, purpose: str) -> Runner:
         raise UserError(f'checkpoint {load_from}: no such file; check the '
                         'path')
     oddities = check_datasets(cfg, splits)
+    build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     try:
-        runner = (RUNNERS.build(cfg) if 'runner_type' in cfg
-                  else Runner.from_cfg(cfg))
+        runner = _run(partial(build, cfg), cfg.work_dir)
     except ValueError as error:  # what constructors say to a wrong value
         raise UserError(f'config {cfg.filename}: {error}') from error
     for line in oddities:
@@ -342,7 +344,7 @@ def _build_runner(cfg: Config, splits: tuple, purpose: str) -> Runner:
     return runner
 
 
-def _run(step: Any, work_dir: str) -> Any:
+def _run(step: Callable[[], Any], work_dir: str) -> Any:
     """Run, and name the work dir if the disk fills where no file is named."""
     try:
         return step()

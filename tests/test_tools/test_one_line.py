@@ -1,0 +1,124 @@
+"""Which errors are explained, and who says so."""
+import errno
+import logging
+import os
+import threading
+
+import pytest
+import torch
+from torch._utils import ExceptionWrapper
+
+from vovnet.errors import UserError, explain, one_line
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    """What one_line changes for the whole process."""
+    monkeypatch.setattr(logging, 'raiseExceptions', True)
+    monkeypatch.setattr(threading, 'excepthook', threading.excepthook)
+    monkeypatch.delenv('RANK', raising=False)
+
+
+def from_worker(error: Exception) -> Exception:
+    """The error as torch's data loader passes it on."""
+    try:
+        raise error
+    except Exception:
+        wrapped = ExceptionWrapper(where='in DataLoader worker process 3')
+    try:
+        wrapped.reraise()
+    except Exception as passed_on:
+        return passed_on
+
+
+@pytest.mark.parametrize('error, parts', [
+    (UserError('a.py: wrong; mend it'), ['a.py: wrong; mend it']),
+    (FileNotFoundError(errno.ENOENT, 'No such file or directory', 'x/y.jpg'),
+     ['x/y.jpg: No such file or directory', 'check the path']),
+    (PermissionError(errno.EACCES, 'Permission denied', 'x'),
+     ['x: Permission denied', 'permissions']),
+    (OSError(errno.ENOSPC, 'No space left on device', 'x'),
+     ['x: No space left', 'make room']),
+    (AssertionError('failed to load image: x/y.jpg'),
+     ['x/y.jpg: cannot be read as an image', 'replace it']),
+])
+def test_told_alike_here_and_in_a_worker(error, parts):
+    for raised in (error, from_worker(error)):
+        line = explain(raised)
+        assert '\n' not in line
+        for part in parts:
+            assert part in line
+
+
+@pytest.mark.parametrize('error, parts', [
+    (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.\n'
+                            'GPU 0 has ...'),
+     ['CUDA out of memory', 'batch_size', '--amp', 'with_cp']),
+    (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '),
+     ['killed by signal', 'num_workers', '/dev/shm']),
+    (RuntimeError('Expected to have finished reduction in the prior '
+                  'iteration before starting a new one.'),
+     ['find_unused_parameters=True']),
+])
+def test_what_the_machine_refused(error, parts):
+    line = explain(error)
+    assert '\n' not in line
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize('error', [
+    RuntimeError('shapes cannot be multiplied'), KeyError('img'),
+    AssertionError(), IndexError('list index out of range'),
+    OSError(errno.EIO, 'Input/output error', 'x')])
+def test_bugs_keep_their_traceback(error, capsys):
+    assert explain(error) is None
+    with pytest.raises(type(error)), one_line():
+        raise error
+    assert capsys.readouterr().err == ''
+
+
+def test_said_in_one_line(capsys):
+    @one_line()
+    def main():
+        raise UserError('a.py: is\n  wrong')
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err == 'error: a.py: is wrong\n'
+
+
+def test_interruption(capsys):
+    with pytest.raises(SystemExit) as end, one_line():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == 'error: interrupted\n'
+
+
+@pytest.mark.parametrize('error, says', [
+    (UserError('all ranks meet it'), ''),
+    (PermissionError(errno.EACCES, 'Permission denied', 'x'), '[rank 1] ')])
+def test_other_ranks_say_what_is_their_own(error, says, capsys, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(SystemExit), one_line():
+        raise error
+    printed = capsys.readouterr().err
+    assert printed.startswith(f'{says}error: ') if says else printed == ''
+
+
+def test_threads_leave_it_to_the_main_thread(capsys):
+    def fail(error):
+        thread = threading.Thread(target=_raise, args=[error], name='writer')
+        thread.start()
+        thread.join()
+        return capsys.readouterr().err
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with one_line():
+        assert fail(full) == ''
+        assert 'RuntimeError: a bug' in fail(RuntimeError('a bug'))
+
+
+def _raise(error):
+    raise error
