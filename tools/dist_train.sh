@@ -21,6 +21,16 @@ if [ "$NNODES" -gt 1 ] || [ -n "${PORT:-}" ]; then
     )
 fi
 
-exec "${PYTHON:-python}" -m torch.distributed.run \
+# torchrun, less its page of traceback where a process has said what is wrong.
+TORCHRUN='
+import sys
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+try:
+    main()
+except ChildFailedError as error:
+    sys.exit(f"exit status {error.get_first_failure()[1].exitcode}")
+'
+exec "${PYTHON:-python}" -c "$TORCHRUN" \
     --nnodes="$NNODES" --nproc_per_node="$GPUS" "${RENDEZVOUS[@]}" \
     "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "${@:3}"

@@ -45,7 +45,7 @@ def one_line() -> Iterator[None]:
     # write (TensorBoard's) print a traceback; the main thread hears of it.
     logging.raiseExceptions = False
     threading.excepthook = _thread_hook
-    rank = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))
+    rank = process_rank()
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -57,6 +57,11 @@ def one_line() -> Iterator[None]:
             print(f'{where}error: {line}', file=sys.stderr, flush=True)
         interrupted = isinstance(error, KeyboardInterrupt)
         raise SystemExit(130 if interrupted else 1) from None
+
+
+def process_rank() -> int:
+    """The number of this process, as its launcher has set it; 0 if none."""
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))
 
 
 def _thread_hook(args: threading.ExceptHookArgs) -> None:
@@ -115,6 +120,9 @@ def _known(kind: str, text: str) -> str | None:
         return ('some parameters of the model take no part in the loss, which '
                 'distributed training has to know; set '
                 'find_unused_parameters=True in the config')
+    if kind == 'DistBackendError' or 'gloo' in text and 'by peer' in text:
+        return ('another process of this job has ended; its message says why '
+                f'({text.splitlines()[0]})')
     if 'DataLoader worker' in text and ('killed by signal' in text
                                         or 'bus error' in text.lower()):
         return (f'{text.splitlines()[0]} Most likely the machine ran out of '

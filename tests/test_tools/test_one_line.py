@@ -59,6 +59,9 @@ def test_told_alike_here_and_in_a_worker(error, parts):
     (RuntimeError('Expected to have finished reduction in the prior '
                   'iteration before starting a new one.'),
      ['find_unused_parameters=True']),
+    (RuntimeError('[gloo/transport/tcp/pair.cc:547] Connection closed by '
+                  'peer [127.0.0.1]:4752'),
+     ['another process', 'its message']),
 ])
 def test_what_the_machine_refused(error, parts):
     line = explain(error)

@@ -191,6 +191,18 @@ def test_distributed_testing(trained, tmp_path):
         line)[1].splitlines()[0]
 
 
+def test_distributed_error(write_config, tmp_path):
+    """One process speaks for both, and torchrun adds no traceback."""
+    write_config(tmp_path / 'c.py', data=tmp_path / 'nowhere')
+    run = command('bash', ROOT / 'tools/dist_train.sh', 'c.py', '2',
+                  cwd=tmp_path)
+    assert run.returncode == 1 and 'Traceback' not in run.stderr
+    (line, ) = [ln for ln in run.stderr.splitlines()
+                if ln.startswith('error: ')]
+    assert line.startswith('error: train_dataloader: annotation file ')
+    assert str(tmp_path / 'nowhere') in line
+
+
 def test_slurm_scripts_pass_everything_on(tmp_path):
     """With a stand-in for srun that prints its arguments, one a line."""
     srun = tmp_path / 'srun'

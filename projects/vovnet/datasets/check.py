@@ -40,8 +40,9 @@ def check_datasets(cfg: dict,
     ``ClassBalancedDataset``, ``MultiImageMixDataset``) are found. Types that
     read neither COCO nor VOC annotations in mmdet's way, and data that is not
     on a local disk, are left alone. For a file like COCO's
-    instances_train2017 (118k images, 860k objects) parsing takes about 10
-    seconds and the images 1 on a local disk; VOC 07+12 takes about 5.
+    instances_train2017 (118k images, 860k objects) parsing takes 10 to 20
+    seconds and the images less than one on a local disk (measured at a tenth
+    of that size).
 
     Args:
         cfg: A whole config.

@@ -26,7 +26,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..datasets.check import check_datasets
-from ..errors import NO_ROOM, UserError
+from ..errors import NO_ROOM, UserError, process_rank
 from .cpu import keep_memory
 from .load_check_hook import LoadCheckHook
 
@@ -331,7 +331,8 @@ def _build_runner(cfg: Config, splits: tuple, purpose: str) -> Runner:
             os.path.expanduser(load_from)):
         raise UserError(f'checkpoint {load_from}: no such file; check the '
                         'path')
-    oddities = check_datasets(cfg, splits)
+    # One process is enough; the others wait for it where they first meet.
+    oddities = check_datasets(cfg, splits) if process_rank() == 0 else []
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     try:
         runner = _run(partial(build, cfg), cfg.work_dir)
