@@ -113,6 +113,9 @@ def _known(kind: str, text: str) -> str | None:
                           r"argument '(\w+)'", text):
         return (f"config: {found[1]} has no option '{found[2]}'; check its "
                 'spelling')
+    if found := re.match(r'(\S+)\. is not in the pretrained model', text):
+        return ('init_cfg: no tensor of the checkpoint begins with '
+                f"'{found[1]}.'; check init_cfg.prefix")
     if kind == 'OutOfMemoryError':
         return (f'{text.splitlines()[0]} Lower train_dataloader.batch_size '
                 'or the image scale, or try --amp or backbone.with_cp=True')

@@ -59,11 +59,13 @@ def test_told_alike_here_and_in_a_worker(error, parts):
     (RuntimeError('Expected to have finished reduction in the prior '
                   'iteration before starting a new one.'),
      ['find_unused_parameters=True']),
+    (AssertionError('body. is not in the pretrained model'),
+     ["begins with 'body.'", 'init_cfg.prefix']),
     (RuntimeError('[gloo/transport/tcp/pair.cc:547] Connection closed by '
                   'peer [127.0.0.1]:4752'),
      ['another process', 'its message']),
 ])
-def test_what_the_machine_refused(error, parts):
+def test_explained(error, parts):
     line = explain(error)
     assert '\n' not in line
     for part in parts:
