@@ -11,7 +11,7 @@ train_split = 'ImageSets/Main/train.txt'
 val_split = 'ImageSets/Main/val.txt'
 test_split = 'ImageSets/Main/test.txt'
 classes = ('cat', 'dog')  # the <name>s to learn, as the XML files spell them
-max_epochs = 60
+max_epochs = 40
 scale = (320, 320)  # longest and shortest side at most; larger finds smaller
 batch_size = 8
 # ----------------------------------------------------------------------------
@@ -19,6 +19,7 @@ batch_size = 8
 num_classes = len(classes)
 model = dict(bbox_head=dict(num_classes=num_classes))
 train_cfg = dict(max_epochs=max_epochs, val_interval=max(1, max_epochs // 10))
+default_hooks = dict(logger=dict(interval=10))
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_epochs
 

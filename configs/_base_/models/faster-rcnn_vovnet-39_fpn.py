@@ -1,6 +1,7 @@
-# VoVNet before mmdet's Faster R-CNN. Synchronised batch norm learns from all GPUs'
-# images, so that the backbone may start from random or from ImageNet weights
-# and nothing is frozen; in a single process MMEngine makes it batch norm.
+# VoVNet before mmdet's Faster R-CNN. Synchronised batch norm learns from
+# the images of all GPUs, so that the backbone may start from random or from
+# ImageNet weights and nothing is frozen; in a single process MMEngine makes
+# it batch norm.
 #
 # To start from ImageNet weights with this project's tensor names:
 #   --cfg-options model.backbone.init_cfg.type=Pretrained \
