@@ -116,6 +116,10 @@ def _known(kind: str, text: str) -> str | None:
     if found := re.match(r'(\S+)\. is not in the pretrained model', text):
         return ('init_cfg: no tensor of the checkpoint begins with '
                 f"'{found[1]}.'; check init_cfg.prefix")
+    # What this project's own modules refuse, wrapped by MMEngine's builder.
+    if kind == 'ValueError' and (found := re.search(
+            r'(?:class `\w+` in vovnet/\S+: |^(?=VoVNet: ))(.+)', text)):
+        return f'config: {found[1]}'
     if kind == 'OutOfMemoryError':
         return (f'{text.splitlines()[0]} Lower train_dataloader.batch_size '
                 'or the image scale, or try --amp or backbone.with_cp=True')

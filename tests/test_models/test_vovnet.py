@@ -1,5 +1,6 @@
 """The VoVNet backbone against the papers, timm and straight-line code."""
 import copy
+import logging
 import re
 
 import pytest
@@ -9,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -276,6 +278,17 @@ def test_out_indices_and_input_channels():
     assert [o.shape for o in outs] == [(1, 256, 8, 12), (1, 512, 2, 3)]
 
 
+def test_stages_that_nobody_asks_for_are_not_built():
+    model = VoVNet('V2-19-slim', out_indices=(0, 2), frozen_stages=1)
+    assert [n for n, _ in model.named_children()] == [
+        'stem', 'stage2', 'stage3', 'stage4']
+    outs = model(torch.randn(2, 3, 64, 64))
+    assert [o.shape[1] for o in outs] == [112, 384]
+    sum(o.square().mean() for o in outs).backward()
+    assert all(p.grad is not None for p in model.parameters()
+               if p.requires_grad)
+
+
 @pytest.mark.parametrize('frozen', [-1, 0, 1, 2, 3, 4])
 def test_frozen_stages(frozen):
     model = VoVNet('V2-19-slim-dw', frozen_stages=frozen)
@@ -416,6 +429,7 @@ def test_checkpointing_under_ddp(tmp_path):
     (dict(arch='V3-39'), "arch='V3-39' is not one of 'V1-27-slim', 'V1-39'"),
     (dict(out_indices=(0, 4)), 'out_indices=4 is not one of 0, 1, 2, 3'),
     (dict(out_indices=(-1, )), 'out_indices=-1 is not one of 0, 1, 2, 3'),
+    (dict(out_indices=()), 'out_indices is empty'),
     (dict(frozen_stages=5),
      'frozen_stages=5 is not one of -1, 0, 1, 2, 3, 4'),
     (dict(ese='first'), "ese='first' is not one of 'none', 'last', 'all'"),
@@ -438,24 +452,19 @@ def save(path, model, prefix='', **extra):
 
 
 @pytest.fixture
-def log(monkeypatch):
-    """What the backbone's loader logs, as (level, text)."""
+def log():
+    """What is logged, as (level, text)."""
     lines = []
 
-    class Log:
+    class Keep(logging.Handler):
 
-        def log(self, level, text):
-            pass  # mmengine's own line about where it loads from
+        def emit(self, record):
+            lines.append((record.levelname.lower(), record.getMessage()))
 
-        def info(self, text):
-            lines.append(('info', text))
-
-        def warning(self, text):
-            lines.append(('warning', text))
-
-    monkeypatch.setattr(
-        'vovnet.models.backbones.vovnet.MMLogger.get_current_instance', Log)
-    return lines
+    logger, keep = MMLogger.get_current_instance(), Keep()
+    logger.addHandler(keep)
+    yield lines
+    logger.removeHandler(keep)
 
 
 @pytest.mark.parametrize('prefix, given', [

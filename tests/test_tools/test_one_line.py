@@ -56,6 +56,12 @@ def test_told_alike_here_and_in_a_worker(error, parts):
      ['CUDA out of memory', 'batch_size', '--amp', 'with_cp']),
     (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '),
      ['killed by signal', 'num_workers', '/dev/shm']),
+    (ValueError('class `RetinaNet` in mmdet/models/detectors/retinanet.py: '
+                "class `VoVNet` in vovnet/models/backbones/vovnet.py: VoVNet: "
+                "arch='V3' is not one of 'V1-39'"),
+     ["config: VoVNet: arch='V3' is not one of 'V1-39'"]),
+    (ValueError('VoVNet: a.pth: none of its tensors fits V1-39'),
+     ['config: VoVNet: a.pth: none of its tensors fits']),
     (RuntimeError('Expected to have finished reduction in the prior '
                   'iteration before starting a new one.'),
      ['find_unused_parameters=True']),

@@ -225,7 +225,8 @@ class VoVNet(BaseModule):
             number of stages is its length).
         in_channels (int): Channels of the images. Defaults to 3.
         out_indices (Sequence[int], optional): Stages to return; 0..3 are the
-            papers' stages 2..5, of strides 4, 8, 16, 32. All by default.
+            papers' stages 2..5, of strides 4, 8, 16, 32. All by default;
+            later ones than the last that is asked for are not built.
         frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and
             the first k stages; their norm layers stay in eval mode.
         stem (str, optional): 'pooled' (the paper: strides 2, 1, 1 and a
@@ -288,6 +289,9 @@ class VoVNet(BaseModule):
                       range(-1, num_stages + 1))
         for index in out_indices:
             _check_choice('out_indices', index, range(num_stages))
+        if not len(out_indices):
+            raise ValueError('VoVNet: out_indices is empty; name at least one '
+                             'stage')
 
         self.arch = arch
         self.out_indices = tuple(out_indices)
@@ -305,7 +309,10 @@ class VoVNet(BaseModule):
             channels = width
 
         self.stage_names = []
-        for i, num_blocks in enumerate(spec.num_blocks):
+        # Stages that no output needs would get no gradient, which DDP takes
+        # for an error.
+        needed = spec.num_blocks[:max(self.out_indices) + 1]
+        for i, num_blocks in enumerate(needed):
             stage = nn.Sequential()
             if i > 0 or stem == 'pooled':
                 stage.add_module('pool', nn.MaxPool2d(3, 2, ceil_mode=True))
@@ -408,7 +415,7 @@ class VoVNet(BaseModule):
         if not fits:
             example = next(iter(file.get('state_dict', file)), 'nothing')
             raise ValueError(
-                f'{checkpoint}: none of its tensors fits VoVNet {self.arch} '
+                f'VoVNet: {checkpoint}: none of its tensors fits {self.arch} '
                 f'(prefix={prefix!r}): it holds {example!r}, ..., the '
                 f'backbone wants {next(iter(own))!r}, ...; give the prefix of '
                 'the backbone in that file, or convert the file')
