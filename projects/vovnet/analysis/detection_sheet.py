@@ -3,6 +3,7 @@
 The drawing is mmdet's ``DetLocalVisualizer``; what is added is the common
 scale (its labels are illegible on small images), the titles and the grid.
 """
+import warnings
 from collections.abc import Sequence
 
 import cv2
@@ -64,50 +65,60 @@ def detection_sheet(model: nn.Module, dataset: BaseDataset,
         with torch.inference_mode():
             found = model.test_step(pseudo_collate([dataset[index]]))[0]
         info = load(dataset.get_data_info(index))
-        pair = [_draw(visualizer, info['img'][..., ::-1], instances, score_thr,
-                      cell) for instances in (
-                          _annotated(info), found.pred_instances.cpu())]
-        cells.append(np.concatenate(pair, axis=1))
+        cells.append(_pair(
+            visualizer, info['img'][..., ::-1], _annotated(info),
+            found.pred_instances.cpu(), score_thr, cell))
     return _grid(cells, columns, cell)
 
 
 def _annotated(info: dict) -> InstanceData:
-    """What the annotations say, as if it had been detected."""
+    """What the annotations say, without crowds and difficult objects."""
     keep = ~info['gt_ignore_flags'].astype(bool)
     truth = InstanceData(
         bboxes=torch.as_tensor(info['gt_bboxes'][keep], dtype=torch.float32),
         labels=torch.as_tensor(info['gt_bboxes_labels'][keep]))
-    truth.scores = torch.ones(len(truth.labels))
     if 'gt_masks' in info:
         truth.masks = torch.as_tensor(
             info['gt_masks'].to_ndarray()[keep], dtype=torch.bool)
     return truth
 
 
-def _draw(visualizer: DetLocalVisualizer, image: np.ndarray,
-          instances: InstanceData, score_thr: float,
+def _pair(visualizer: DetLocalVisualizer, image: np.ndarray,
+          truth: InstanceData, found: InstanceData, score_thr: float,
           cell: int) -> np.ndarray:
-    """Draw instances on a picture of cell x cell px."""
+    """Draw two pictures of cell x cell px, side by side."""
     height, width = image.shape[:2]
     scale = cell / max(height, width)
     size = round(width * scale), round(height * scale)
     image = cv2.resize(
         image, size,
         interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
-    drawn = InstanceData(bboxes=instances.bboxes * scale,
-                         labels=instances.labels, scores=instances.scores)
+    sample = DetDataSample(
+        gt_instances=_enlarged(truth, scale, size),
+        pred_instances=_enlarged(found, scale, size))
+    with warnings.catch_warnings():
+        # About boxes that touch the border.
+        warnings.filterwarnings('ignore', message='.*out of bounds')
+        visualizer.add_datasample('', image, sample, pred_score_thr=score_thr)
+    canvas = np.full((cell, 2 * cell, 3), 255, np.uint8)
+    for i, picture in enumerate(np.split(visualizer.get_image(), 2, axis=1)):
+        canvas[:size[1], i * cell:i * cell + size[0]] = picture
+    return canvas
+
+
+def _enlarged(instances: InstanceData, scale: float,
+              size: tuple[int, int]) -> InstanceData:
+    """Instances on an image of another size, (width, height) in px."""
+    out = InstanceData(
+        bboxes=instances.bboxes * scale,
+        **{k: v for k, v in instances.items() if k in ('labels', 'scores')})
     if 'masks' in instances:
         masks = [cv2.resize(mask.astype(np.uint8), size,
                             interpolation=cv2.INTER_NEAREST)
                  for mask in instances.masks.numpy()]
-        drawn.masks = torch.as_tensor(
+        out.masks = torch.as_tensor(
             np.array(masks).reshape(-1, size[1], size[0]), dtype=torch.bool)
-    visualizer.add_datasample(
-        '', image, DetDataSample(pred_instances=drawn), draw_gt=False,
-        pred_score_thr=score_thr)
-    canvas = np.full((cell, cell, 3), 255, np.uint8)
-    canvas[:size[1], :size[0]] = visualizer.get_image()
-    return canvas
+    return out
 
 
 def _grid(cells: Sequence[np.ndarray], columns: int,
