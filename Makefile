@@ -22,7 +22,7 @@ setup:
 demo: setup
 	@echo 'demo: [1/4] the shapes data set, data/shapes (a few seconds)'
 	@$(VENV) tools/dataset_converters/make_shapes.py data/shapes \
-		--num-train 1600 --num-val 200
+		--num-train 1400 --num-val 200
 	@echo 'demo: [2/4] training on the CPU (usually 4 to 5 minutes on 2 cores)'
 	@$(VENV) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR) --resume
 	@echo 'demo: [3/4] evaluation (usually 15 seconds)'

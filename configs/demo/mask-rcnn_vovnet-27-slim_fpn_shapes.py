@@ -41,7 +41,7 @@ model = dict(
     test_cfg=dict(
         rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=50)))
 
-# 4 epochs x 1600 images / 8 = 800 iterations.
+# 4 epochs x 1400 images / 8 = 700 iterations.
 max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler

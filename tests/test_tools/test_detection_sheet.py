@@ -82,6 +82,21 @@ def test_low_scores_are_left_out(dataset):
     assert not np.array_equal(shown, empty)
 
 
+def test_the_best_of_several_in_one_place_is_drawn(dataset):
+
+    class Twice(Detector):
+
+        def test_step(self, data):
+            found = super().test_step(data)
+            found[0].pred_instances.scores = torch.tensor([0.5, 0.4])
+            found[0].pred_instances.labels = torch.tensor([0, 1])
+            return found
+
+    box = (16., 16., 48., 48.)
+    twice = detection_sheet(Twice((box, box)), dataset, [0])
+    assert np.array_equal(twice, detection_sheet(Detector(), dataset, [0]))
+
+
 def test_masks_are_drawn(dataset):
 
     class Masked(Detector):

@@ -16,6 +16,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.structures import InstanceData
 from torch import nn
+from torchvision.ops import nms
 
 TITLES = ('ground truth', 'detections')
 _TITLE_HEIGHT = 28
@@ -39,8 +40,13 @@ def spread(length: int, count: int) -> list[int]:
 def detection_sheet(model: nn.Module, dataset: BaseDataset,
                     indices: Sequence[int], score_thr: float = 0.3,
                     columns: int = 3, cell: int = 320,
-                    with_masks: bool = False) -> np.ndarray:
+                    with_masks: bool = False,
+                    overlap_thr: float = 0.6) -> np.ndarray:
     """Draw images of a data set twice, as annotated and as detected.
+
+    Detectors with a sigmoid for each class often find several classes in one
+    place, and their labels would hide each other: of detections that overlap
+    by more than ``overlap_thr`` the best one is drawn.
 
     Args:
         model (nn.Module): A detector of mmdet, in eval mode.
@@ -50,6 +56,7 @@ def detection_sheet(model: nn.Module, dataset: BaseDataset,
         columns (int): Pairs of pictures in a row of the sheet.
         cell (int): Longest side of a picture on the sheet, px.
         with_masks (bool): Draw masks too, where there are any.
+        overlap_thr (float): IoU from which on two boxes are in one place.
 
     Returns:
         np.ndarray: The sheet, (H, W, 3) uint8, RGB.
@@ -64,10 +71,12 @@ def detection_sheet(model: nn.Module, dataset: BaseDataset,
     for index in indices:
         with torch.inference_mode():
             found = model.test_step(pseudo_collate([dataset[index]]))[0]
+        found = found.pred_instances.cpu()
+        found = found[nms(found.bboxes, found.scores, overlap_thr)]
         info = load(dataset.get_data_info(index))
         cells.append(_pair(
-            visualizer, info['img'][..., ::-1], _annotated(info),
-            found.pred_instances.cpu(), score_thr, cell))
+            visualizer, info['img'][..., ::-1], _annotated(info), found,
+            score_thr, cell))
     return _grid(cells, columns, cell)
 
 
