@@ -171,9 +171,7 @@ class ExactResumeHook(Hook):
                 'worker_init_fn', 'multiprocessing_context',
                 'prefetch_factor', 'persistent_workers')})
         if by_iter:
-            # The loop asks for the batches it has done; they cost nothing.
-            loop.dataloader_iterator = itertools.chain(
-                itertools.repeat(None, loop.iter), iter(loop.dataloader))
+            loop.dataloader_iterator = _Batches(loop.iter, loop.dataloader)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell the samples which epoch they are of."""
@@ -184,6 +182,28 @@ class ExactResumeHook(Hook):
                           data_batch: Any = None) -> None:
         """Seed what the model draws in this iteration."""
         seed_all((*self.seed, 1, runner.iter))
+
+
+class _Batches:
+    """What an iteration-based loop takes its batches from.
+
+    The loop first asks for those it has done before the stop, which the
+    loader was told to leave out: they are None and cost nothing.
+    """
+
+    def __init__(self, done: int, loader: DataLoader) -> None:
+        self.done = done
+        self.batches = iter(loader)
+
+    def __next__(self) -> Any:
+        if self.done:
+            self.done -= 1
+            return None
+        return next(self.batches)
+
+    def skip_iter(self, num: int) -> None:
+        """How onedl-mmengine says that it has done ``num`` batches."""
+        self.done -= num
 
 
 def _build_batches(cfg: dict, dataset: Any, seed: int) -> BatchSampler:
