@@ -12,7 +12,7 @@ DEMO_CHECKPOINT := $(DEMO_DIR)/epoch_3.pth
 
 help:
 	@echo 'make demo   train, evaluate and draw a small detector (setup + 6 minutes)'
-	@echo 'make test   lint and the whole test suite (setup + 15 minutes)'
+	@echo 'make test   lint and the whole test suite (setup + 3 to 5 minutes)'
 	@echo 'make lint   style only'
 	@echo 'make setup  the environment alone (2 to 4 minutes, 6 GB)'
 
@@ -47,7 +47,7 @@ lint: setup
 	@$(VENV) -m ruff check .
 
 test: lint
-	@echo 'test: the whole suite on 2 processes (usually 10 minutes on 2 cores)'
+	@echo 'test: the whole suite on 2 processes (usually 3 to 5 minutes on 2 cores)'
 	@OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadgroup tests
 
 # Pin what a fresh environment resolved to. The pins hold from Python 3.11 on:
