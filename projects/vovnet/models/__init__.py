@@ -1,3 +1,3 @@
-from .backbones import VoVNet, arch_settings
+from .backbones import CIFARNet, VoVNet, arch_settings, cifar_arch_settings
 
-__all__ = ['VoVNet', 'arch_settings']
+__all__ = ['CIFARNet', 'VoVNet', 'arch_settings', 'cifar_arch_settings']
