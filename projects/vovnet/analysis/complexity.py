@@ -1,0 +1,309 @@
+"""What a network costs on paper: parameters, multiply-adds, memory accesses.
+
+Sources:
+- memory access cost: Lee et al., arXiv:1904.09730, Eq. 1, after Ma et al.,
+  "ShuffleNet V2", arXiv:1807.11164, guideline 1;
+- counting at torch's dispatcher: the idea of ``torch.utils.flop_counter``
+  (torch 2.11, read, not copied), which has no parameters, no names of calls
+  and no memory accesses; the tests hold both counts against each other.
+- mmdet 3.3.0's ``get_flops.py`` traces with JIT, needs the validation images
+  and calls multiply-adds FLOPs; no part of it is used.
+
+The network runs once, and every convolution and matrix product that reaches
+torch is counted, whether a module or a function called it, once for each
+call. Not counted, as is the custom: norms, activations, pooling,
+interpolation, additions. These are models of the traffic, not a hardware
+counter's reading.
+"""
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+import torchvision  # noqa: F401  # defines torch.ops.torchvision
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+CONVENTION = (
+    'Multiply-adds (MACs) of convolutions and matrix products; FLOPs are '
+    'twice as many. Memory access cost: hw(ci + co) + k²·ci·co elements '
+    '(VoVNet paper, Eq. 1; h and w of the output, groups not regarded). '
+    'Elements: those that these layers read and write (input, output, '
+    'weight, bias). Concatenation: bytes that torch.cat writes. Norms, '
+    'activations, pooling, interpolation and additions are not counted.')
+
+aten = torch.ops.aten
+
+
+class Cost(NamedTuple):
+    """Costs of a part of a network or of all of it.
+
+    Attributes:
+        params: Parameters; one that several layers share counts once.
+        macs: Multiply-adds.
+        memory_access_cost: The paper's Eq. 1, elements.
+        elements: Elements read and written by convolutions and products.
+        cat_bytes: Bytes written by ``torch.cat`` (as many are read).
+    """
+    params: int = 0
+    macs: int = 0
+    memory_access_cost: int = 0
+    elements: int = 0
+    cat_bytes: int = 0
+
+    def __add__(self, other: 'Cost') -> 'Cost':
+        return Cost(*map(sum, zip(self, other)))
+
+
+class Layer(NamedTuple):
+    """One call of a convolution, a matrix product or a concatenation.
+
+    Attributes:
+        name: Dotted name of the innermost module that made the call, '' for
+            the network itself.
+        kind: Such as ``'conv 3x3 s2'``: stride, dilation (d) and groups (g)
+            are named where they are not 1.
+        input: Shape of the first operand.
+        output: Shape of the result.
+        cost: ``params`` are those of the named module without its
+            children's, in its first row.
+    """
+    name: str
+    kind: str
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    cost: Cost
+
+    @property
+    def part(self) -> str:
+        """First part of the name, as 'backbone'."""
+        return self.name.partition('.')[0]
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What :func:`complexity` finds.
+
+    Attributes:
+        input: Shape of the network's input.
+        layers: In the order of their calls.
+        parts: Costs of each child of the network, as 'backbone'; '' is the
+            network's own.
+        uncounted: What ran and may multiply but is in no layer: operators
+            that are not torch's own, and modules with a weight of two or
+            more dimensions.
+        notes: What else a reader of the figures has to know.
+    """
+    input: tuple[int, ...]
+    layers: list[Layer]
+    parts: dict[str, Cost]
+    uncounted: list[str]
+    notes: Sequence[str] = ()
+
+    @property
+    def total(self) -> Cost:
+        """Costs of the whole network."""
+        return sum(self.parts.values(), Cost())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON, with the convention that explains it."""
+        return dict(
+            convention=CONVENTION,
+            input=self.input,
+            total=dict(self.total._asdict(), flops=2 * self.total.macs),
+            parts={name: cost._asdict() for name, cost in self.parts.items()},
+            layers=[dict(layer._asdict(), cost=layer.cost._asdict())
+                    for layer in self.layers],
+            uncounted=self.uncounted,
+            notes=list(self.notes))
+
+
+def complexity(network: nn.Module, images: Tensor | Sequence[int],
+               run: Callable[[nn.Module, Tensor], Any] | None = None,
+               ) -> Complexity:
+    """Run a network once, in eval mode, and count what it costs.
+
+    A copy is run; the network stays as it is. Batches count as a whole: for
+    costs of one image give one.
+
+    Args:
+        network (nn.Module): Any network.
+        images (Tensor | Sequence[int]): Input of the network, on its device,
+            or the input's shape: then zeros are the input and, where the
+            network allows it, nothing is computed (torch's meta device).
+        run (Callable, optional): Called with the network and the input, in
+            place of ``network(images)``.
+
+    Returns:
+        Complexity: Layer by layer, and sums.
+    """
+    run = run or (lambda network, images: network(images))
+    if isinstance(images, Tensor):
+        return _count(copy.deepcopy(network), images, run)
+    try:
+        return _count(copy.deepcopy(network).to('meta'),
+                      torch.zeros(*images, device='meta'), run)
+    except Exception:  # code that looks at values, or makes tensors of its own
+        device = next((p.device for p in network.parameters()), 'cpu')
+        return _count(copy.deepcopy(network),
+                      torch.zeros(*images, device=device), run)
+
+
+def _count(network: nn.Module, images: Tensor, run: Callable) -> Complexity:
+    counter = _Counter(network.eval())
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one opaque operator
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            run(network, images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+    parts = defaultdict(Cost)
+    for name, param in network.named_parameters():
+        part, dot, _ = name.partition('.')
+        parts[part if dot else ''] += Cost(param.numel())
+    for layer in counter.layers:
+        parts[layer.part] += layer.cost._replace(params=0)
+    return Complexity(tuple(images.shape), counter.layers, dict(parts),
+                      counter.uncounted())
+
+
+class _Counter(TorchDispatchMode):
+    """Notes operators, and the module on whose behalf each one runs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.layers: list[Layer] = []
+        self._modules = dict(network.named_modules())
+        self._running = ['']
+        self._ran: set[str] = set()
+        self._listed: set[str] = set()
+        self._foreign = Counter()
+        for name, module in self._modules.items():
+            # Not hooks, since mmdet calls the forward of heads directly.
+            module.forward = self._named(module.forward, name)
+
+    def _named(self, forward: Callable, name: str) -> Callable:
+
+        @wraps(forward)
+        def call(*args, **kwargs):
+            self._ran.add(name)
+            self._running.append(name)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self._running.pop()
+
+        return call
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        op = func.overloadpacket
+        if op not in _COSTS:
+            with self:  # linear, matmul, einsum, ... consist of others
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        out = func(*args, **kwargs)
+        if op in _COSTS:
+            self._add(*_COSTS[op](out, *args), out)
+        elif op in flop_registry or func.namespace not in ('aten', 'prim'):
+            self._foreign[str(op)] += 1
+        return out
+
+    def _add(self, kind: str, first: Tensor, cost: Cost,
+             out: Tensor) -> None:
+        name = self._running[-1]
+        if name not in self._listed:
+            self._listed.add(name)
+            own = self._modules[name].parameters(recurse=False)
+            cost = cost._replace(params=sum(p.numel() for p in own))
+        self.layers.append(
+            Layer(name, kind, tuple(first.shape), tuple(out.shape), cost))
+
+    def uncounted(self) -> list[str]:
+        """Name what ran and may multiply, but has no layer."""
+        counted = {layer.name for layer in self.layers if layer.cost.macs}
+        return [f'{name} ({calls}x)' for name, calls in self._foreign.items()
+                ] + [
+            f'{name} ({type(module).__name__})'
+            for name, module in self._modules.items()
+            if name in self._ran - counted and any(
+                p.dim() > 1 for p in module.parameters(recurse=False))]
+
+
+def _convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None,
+                 stride: Sequence[int], padding: Sequence[int],
+                 dilation: Sequence[int], transposed: bool,
+                 output_padding: Sequence[int],
+                 groups: int) -> tuple[str, Tensor, Cost]:
+    # A weight is (co, ci / groups, *k) and makes one output from each slice;
+    # a transposed one is (ci, co / groups, *k) and spreads one input.
+    spread = x if transposed else out
+    kernel = weight.shape[2:]
+    pixels = out.numel() // out.shape[1]
+    ci, co = x.shape[1], out.shape[1]
+    kind = f'conv {"x".join(map(str, kernel))}'
+    if transposed:
+        kind = f'transposed {kind}'
+    for letter, values in ('s', stride), ('d', dilation):
+        if set(values) != {1}:
+            same = len(set(values)) == 1
+            text = values[0] if same else 'x'.join(map(str, values))
+            kind += f' {letter}{text}'
+    if groups > 1:
+        kind += f' g{groups}'
+    return kind, x, Cost(
+        macs=spread.numel() * weight[0].numel(),
+        memory_access_cost=pixels * (ci + co) + prod(kernel) * ci * co,
+        elements=_numel(x, out, weight, bias))
+
+
+def _deform_conv(out: Tensor, x: Tensor, weight: Tensor, offset: Tensor,
+                 mask: Tensor, bias: Tensor, stride_h: int, stride_w: int,
+                 pad_h: int, pad_w: int, dilation_h: int, dilation_w: int,
+                 groups: int, offset_groups: int,
+                 use_mask: bool) -> tuple[str, Tensor, Cost]:
+    """As a convolution: what its interpolation multiplies is left out."""
+    kind, x, cost = _convolution(
+        out, x, weight, bias, (stride_h, stride_w), (pad_h, pad_w),
+        (dilation_h, dilation_w), False, (0, 0), groups)
+    read = _numel(offset, mask if use_mask else None)
+    return f'deformable {kind}', x, cost._replace(
+        elements=cost.elements + read)
+
+
+def _product(out: Tensor, a: Tensor, b: Tensor,
+             bias: Tensor | None = None) -> tuple[str, Tensor, Cost]:
+    """(..., n, ci) by (..., ci, co): 1x1 convolutions of n pixels."""
+    return 'linear' if a.dim() == 2 else 'matmul', a, Cost(
+        macs=a.numel() * b.shape[-1],
+        memory_access_cost=_numel(a, b, out),
+        elements=_numel(a, b, out, bias))
+
+
+def _cat(out: Tensor, tensors: Sequence[Tensor],
+         dim: int = 0) -> tuple[str, Tensor, Cost]:
+    return f'cat of {len(tensors)}', tensors[0], Cost(
+        cat_bytes=out.numel() * out.element_size())
+
+
+def _numel(*tensors: Tensor | None) -> int:
+    return sum(t.numel() for t in tensors if t is not None)
+
+
+_COSTS = {
+    aten.convolution: _convolution,
+    torch.ops.torchvision.deform_conv2d: _deform_conv,
+    aten.mm: _product,
+    aten.bmm: _product,
+    aten.addmm: lambda out, bias, a, b: _product(out, a, b, bias),
+    aten.baddbmm: lambda out, bias, a, b: _product(out, a, b, bias),
+    aten.cat: _cat,
+}

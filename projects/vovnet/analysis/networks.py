@@ -1,0 +1,207 @@
+"""From a config to a network that runs on zeros, without a data set.
+
+Own work on mmdet 3.3.0 (``TwoStageDetector._forward``, read) and mmengine
+0.10.7. mmdet's ``get_flops.py`` needs the validation images and lets the RoI
+heads work on as many proposals as NMS leaves of random scores; here their
+number is the config's, so that a count can be repeated.
+"""
+from dataclasses import replace
+from math import ceil
+from typing import Any
+
+from mmdet.structures import DetDataSample
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.model import BaseModel
+from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData
+from mmengine.utils import is_installed
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..runtime.launch import load_config
+from .complexity import Complexity, complexity
+
+PARTS = ('detector', 'backbone')
+
+
+def load_any_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file, also one of an installed package.
+
+    Args:
+        path (str): As :func:`vovnet.runtime.launch.load_config` takes it, or
+            such as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
+        options (dict, optional): What ``--cfg-options`` gave.
+
+    Returns:
+        Config: With the options merged.
+
+    Raises:
+        UserError: If there is no such package or file, or it or the options
+            are wrong.
+    """
+    package, colons, file = path.partition('::')
+    if not colons:
+        return load_config(path, options)
+    # MMEngine would install a package that is not there.
+    if not is_installed(package) or '/' not in file:
+        raise UserError(f'config {path}: name it as mmdet::folder/file.py, '
+                        'of a package that is installed')
+    try:
+        cfg = get_config(path)
+    except Exception as error:  # a config is code, and may fail in any way
+        raise UserError(f'config {path}: {error}; check the path') from error
+    # The file that was found also takes the options, with their errors.
+    return load_config(cfg.filename, options)
+
+
+def build_network(cfg: Config, part: str = 'detector') -> nn.Module:
+    """Build the model of a config, or its backbone, with random weights.
+
+    Args:
+        cfg (Config): A detector's or a classifier's.
+        part (str): 'detector', which is the whole model whatever it does, or
+            'backbone'.
+
+    Returns:
+        nn.Module: In eval mode, on the CPU.
+
+    Raises:
+        UserError: If the config has no backbone.
+    """
+    backbone = _backbone(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    network = MODELS.build(backbone if part == 'backbone' else cfg.model)
+    return revert_sync_batchnorm(network).eval()
+
+
+def _backbone(cfg: Config) -> dict:
+    model = cfg.get('model') or {}
+    if 'backbone' not in model:
+        raise UserError(
+            f'config {cfg.filename}: has no model.backbone (model: '
+            f'{model.get("type", "none")}); give the config of a detector '
+            'or a classifier')
+    return model['backbone']
+
+
+def input_shape(cfg: Config, shape: list[int] | None = None) -> tuple:
+    """Shape of one image as the network gets it.
+
+    Args:
+        cfg (Config): Its test pipeline gives the size where none is asked
+            for: the last step that resizes or crops.
+        shape (list[int], optional): Height and width, or one number for
+            both, px.
+
+    Returns:
+        tuple: (1, channels, height, width), padded to a multiple of
+        ``pad_size_divisor`` as the data preprocessor does.
+
+    Raises:
+        UserError: If the shape is none, or the pipeline does not say.
+    """
+    size = _pipeline_size(cfg) if shape is None else tuple(shape)
+    if len(size) not in (1, 2) or min(size) < 1:
+        raise UserError(f'--shape {" ".join(map(str, size))}: give height '
+                        'and width, or one number for both, at least 1')
+    divisor = (cfg.model.get('data_preprocessor') or {}).get(
+        'pad_size_divisor', 1)
+    height, width = (ceil(n / divisor) * divisor for n in (size * 2)[:2])
+    return 1, _backbone(cfg).get('in_channels', 3), height, width
+
+
+def _pipeline_size(cfg: Config) -> tuple:
+    steps = get_test_pipeline_cfg(cfg) if 'test_dataloader' in cfg else []
+    for step in reversed(steps):
+        kind = str(step['type']).rpartition('.')[-1]
+        if kind.endswith('Crop') and step.get('crop_size'):
+            crop = step['crop_size']
+            return (crop, ) if isinstance(crop, int) else tuple(crop)
+        if kind.endswith('Resize') and step.get('scale'):
+            scale = step['scale']
+            return (scale, ) if isinstance(scale, int) else scale[::-1]
+    raise UserError(f'config {cfg.filename}: its test pipeline sets no size; '
+                    'give --shape')
+
+
+def default_proposals(network: nn.Module) -> int:
+    """How many proposals RoI heads get, at most, by a model's ``test_cfg``.
+
+    Args:
+        network (nn.Module): Any model.
+
+    Returns:
+        int: 0 if it has no RPN with RoI heads behind it.
+    """
+    if not (getattr(network, 'with_rpn', False)
+            and getattr(network, 'with_roi_head', False)):
+        return 0
+    return (network.test_cfg.get('rpn') or {}).get('max_per_img', 1000)
+
+
+def run_network(network: nn.Module, images: Tensor) -> Any:
+    """Run a network on images: all layers, no decoding and no NMS.
+
+    RoI heads get :func:`default_proposals` equal boxes for each image, which
+    is the most that they get in a test.
+
+    Args:
+        network (nn.Module): From :func:`build_network`, in eval mode.
+        images (Tensor): (N, C, H, W).
+
+    Returns:
+        Any: What the network's forward gives in mode 'tensor'.
+    """
+    if not isinstance(network, BaseModel):
+        return network(images)
+    shape = tuple(images.shape[-2:])
+    samples = [
+        DetDataSample(metainfo=dict(
+            img_id=i, img_shape=shape, ori_shape=shape, pad_shape=shape,
+            batch_input_shape=shape, scale_factor=(1., 1.)))
+        for i in range(len(images))]
+    if count := default_proposals(network):
+        box = images.new_tensor([0, 0, 32, 32])
+        proposals = [InstanceData(bboxes=box.repeat(count, 1))
+                     for _ in samples]
+        for module in network.rpn_head.modules():
+            if hasattr(module, 'predict_by_feat'):
+                module.predict_by_feat = lambda *_, **__: proposals
+    return network(images, samples, mode='tensor')
+
+
+def config_complexity(cfg: Config, shape: list[int] | None = None,
+                      part: str = 'detector') -> Complexity:
+    """Count what the network of a config costs for one image.
+
+    Args:
+        cfg (Config): A detector's or a classifier's.
+        shape (list[int], optional): See :func:`input_shape`.
+        part (str): See :func:`build_network`.
+
+    Returns:
+        Complexity: See :func:`vovnet.analysis.complexity.complexity`.
+
+    Raises:
+        UserError: If the config has no backbone, or the network cannot run
+            on such an image.
+    """
+    network = build_network(cfg, part)
+    images = input_shape(cfg, shape)
+    try:
+        found = complexity(network, images, run_network)
+    except Exception as error:
+        reason = str(error).strip().split('\n')[0] or type(error).__name__
+        raise UserError(
+            f'config {cfg.filename}: {type(network).__name__} cannot run on '
+            f'zeros of shape {"x".join(map(str, images))} ({reason}); try '
+            'another --shape, or --part backbone') from error
+    if count := default_proposals(network):
+        found = replace(found, notes=[
+            f'roi_head: {count} proposals for the image (test_cfg.rpn.'
+            'max_per_img, the most there can be), as mmdet passes them: the '
+            'mask head of Mask R-CNN gets the first 100.'])
+    return found
