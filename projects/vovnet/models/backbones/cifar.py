@@ -120,6 +120,7 @@ class CIFARNet(BaseModule):
             raise ValueError(
                 f'CIFARNet: arch={arch!r} is not one of '
                 f'{", ".join(map(repr, cifar_arch_settings))}')
+        self.arch = arch
         num_layers, width, dense = cifar_arch_settings[arch]
         cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         # A dense block begins with its own norm and activation.
