@@ -113,14 +113,28 @@ def test_deformable_convolution_of_mmcv(pack, factors):
     assert not found.uncounted
 
 
-def test_attention():
-    """Four projections of 10 x 32, and two products with 10 x 10 weights."""
+@pytest.mark.parametrize('images', [(2, 10, 32), torch.zeros(2, 10, 32)],
+                         ids=['shape', 'tensor'])
+def test_attention(images):
+    """Four projections of 10 x 32, and two products with 10 x 10 weights.
+
+    On a CPU the layer would run as one operator, and the attention in it.
+    """
     found = complexity(
-        nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), (2, 10, 32))
+        nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), images)
     cost = found.parts['self_attn']
     assert cost.macs == 2 * (4 * 10 * 32 * 32 + 2 * 10 * 10 * 32)
     assert cost.params == 4 * (32 * 32 + 32)
     assert found.parts['linear1'].macs == 2 * 10 * 32 * 64
+    assert not found.uncounted
+
+    class Attention(nn.Module):
+
+        def forward(self, x):
+            return F.scaled_dot_product_attention(*[x[:, None]] * 3)
+
+    found = complexity(Attention(), images)
+    assert found.total.macs == 2 * 2 * 10 * 10 * 32
     assert not found.uncounted
 
 

@@ -27,13 +27,16 @@ def test_retinanet_part_by_part():
             (2, 9 * 1024), (1, 9 * 256)))
 
 
-def test_backbone_alone():
-    cfg = load_any_config(RETINANET)
+@pytest.mark.parametrize('config, parts', [
+    (RETINANET, ['stem', 'stage2', 'stage3', 'stage4', 'stage5']),
+    ('mmpretrain::resnet/resnet50_8xb32_in1k.py', [
+        'conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4'])])
+def test_backbone_alone(config, parts):
+    cfg = load_any_config(config)
     alone, whole = (config_complexity(cfg, [96], part)
                     for part in ('backbone', 'detector'))
     assert alone.total == whole.parts['backbone']
-    assert list(alone.parts) == [
-        'stem', 'stage2', 'stage3', 'stage4', 'stage5']
+    assert list(alone.parts) == parts
 
 
 def test_roi_heads_get_a_stated_number_of_proposals():

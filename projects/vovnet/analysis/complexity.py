@@ -156,7 +156,8 @@ def complexity(network: nn.Module, images: Tensor | Sequence[int],
 
 
 def _count(network: nn.Module, images: Tensor, run: Callable) -> Complexity:
-    counter = _Counter(network.eval())
+    network.eval()  # returns None where a backbone's train() does
+    counter = _Counter(network)
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one opaque operator
     try:

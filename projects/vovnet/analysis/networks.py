@@ -66,7 +66,7 @@ def build_network(cfg: Config, part: str = 'detector') -> nn.Module:
             'backbone'.
 
     Returns:
-        nn.Module: In eval mode, on the CPU.
+        nn.Module: On the CPU.
 
     Raises:
         UserError: If the config has no backbone.
@@ -74,7 +74,7 @@ def build_network(cfg: Config, part: str = 'detector') -> nn.Module:
     backbone = _backbone(cfg)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     network = MODELS.build(backbone if part == 'backbone' else cfg.model)
-    return revert_sync_batchnorm(network).eval()
+    return revert_sync_batchnorm(network)
 
 
 def _backbone(cfg: Config) -> dict:
@@ -149,7 +149,7 @@ def run_network(network: nn.Module, images: Tensor) -> Any:
     is the most that they get in a test.
 
     Args:
-        network (nn.Module): From :func:`build_network`, in eval mode.
+        network (nn.Module): From :func:`build_network`; its mode stays.
         images (Tensor): (N, C, H, W).
 
     Returns:

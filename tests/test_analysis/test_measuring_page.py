@@ -1,0 +1,48 @@
+"""The tables of docs/measuring.md are what is counted."""
+from pathlib import Path
+
+import pytest
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+
+from vovnet.analysis import complexity
+from vovnet.models import CIFARNet, VoVNet
+
+PAGE = Path(__file__).parents[2] / 'docs/measuring.md'
+
+
+def rows(first):
+    """Cells of the table whose header begins with ``first``."""
+    lines = iter(PAGE.read_text().splitlines())
+    next(line for line in lines if line.startswith(f'| {first} |'))
+    next(lines)
+    for line in lines:
+        if not line.startswith('|'):
+            return
+        yield [cell.strip() for cell in line.strip('|').split('|')]
+
+
+@pytest.mark.parametrize('row', rows('CIFARNet'), ids=lambda row: row[0])
+def test_cifar_study(row):
+    cost = complexity(CIFARNet(row[0]), (1, 3, 32, 32)).total
+    assert row[1:5] == [
+        f'{cost.params / 1e6:.2f}', f'{cost.macs / 1e6:.1f}',
+        f'{cost.memory_access_cost / 1e6:.2f}', f'{cost.cat_bytes / 1e6:.2f}']
+
+
+@pytest.mark.parametrize('row', rows('backbone'), ids=lambda row: row[0])
+def test_backbones(row):
+    name, size = row[0], int(row[1])
+    family, _, depth = name.partition('-')
+    if family == 'V1':
+        network = VoVNet(name)
+    else:
+        init_default_scope('mmpretrain')
+        key = 'arch' if family == 'DenseNet' else 'depth'
+        network = MODELS.build({
+            'type': family, key: depth if key == 'arch' else int(depth)})
+    cost = complexity(network, (1, 3, size, size)).total
+    assert row[2:] == [
+        f'{cost.params / 1e6:.2f}', f'{cost.macs / 1e9:.2f}',
+        *(f'{n / 1e6:.1f}' for n in (cost.memory_access_cost, cost.elements,
+                                     cost.cat_bytes))]
