@@ -48,7 +48,8 @@ def main() -> None:
             args.batch_size):
         if count is None:
             unread.append(image)
-            print(f'{image}: cannot be read as an image', file=sys.stderr)
+            print(f'{image}: cannot be read as an image, or is too narrow',
+                  file=sys.stderr)
         else:
             print(f'{image}: {count} objects')
     print(f'Results of {len(images) - len(unread)} images are in '

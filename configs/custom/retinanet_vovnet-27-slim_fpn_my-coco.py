@@ -81,6 +81,6 @@ test_dataloader = dict(
         ann_file=test_ann,
         data_prefix=dict(img=test_images)))
 val_evaluator = dict(
-    type='CocoMetric', ann_file=data_root + val_ann, metric='bbox')
+    type='CocoMetric', ann_file=f'{data_root}/{val_ann}', metric='bbox')
 test_evaluator = dict(
-    type='CocoMetric', ann_file=data_root + test_ann, metric='bbox')
+    type='CocoMetric', ann_file=f'{data_root}/{test_ann}', metric='bbox')

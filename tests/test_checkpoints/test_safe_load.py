@@ -1,9 +1,13 @@
 """Reading a checkpoint runs nothing, and MMEngine's own can be read."""
 import functools
 import http.server
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner.checkpoint import CheckpointLoader
 
+import vovnet
 from vovnet.checkpoints import load_file
 from vovnet.errors import UserError
 
@@ -143,3 +148,34 @@ def test_links_are_not_unpickled(path, tmp_path, monkeypatch):
     torch.hub.load_state_dict_from_url(  # shows that the file is dangerous
         (tmp_path / 'evil.pth').as_uri(), str(tmp_path))
     assert marker.is_dir()
+
+
+BARE = """
+import sys, vovnet
+from mmengine.registry import MODELS
+model = MODELS.build(dict(
+    type='VoVNet', arch='V2-19-slim-dw',
+    init_cfg=dict(type='Pretrained', checkpoint=sys.argv[1])))
+model.init_weights()
+"""
+
+
+@pytest.mark.parametrize('scheme', ['http', 'file'])
+def test_importing_vovnet_is_enough(scheme, tmp_path):
+    """The backbone alone, in anybody's program, refuses code as well."""
+    marker = tmp_path / 'marker'
+    torch.save(dict(w=Calls(marker.mkdir)), tmp_path / 'evil.pth')
+    server = serve(tmp_path)
+    where = (f'http://127.0.0.1:{server.server_port}' if scheme == 'http'
+             else tmp_path)
+    try:
+        done = subprocess.run(
+            [sys.executable, '-c', BARE, f'{where}/evil.pth'],
+            env={**os.environ, 'TORCH_HOME': str(tmp_path / 'home'),
+                 'PYTHONPATH': str(Path(vovnet.__file__).parents[1])},
+            capture_output=True, text=True)
+    finally:
+        server.shutdown()
+    assert done.returncode != 0
+    assert 'UserError' in done.stderr and 'refused' in done.stderr
+    assert not marker.exists()

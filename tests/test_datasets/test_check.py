@@ -130,7 +130,11 @@ def test_class_names_of_coco(coco):
 def test_class_names_of_voc(voc):
     data_of(voc).metainfo.classes = ('cat', )
     refusal(voc, 'cat', 'circle', 'metainfo.classes')
-    data_of(voc).metainfo.classes = ('square', 'circle', 'cat')
+    # A name that never occurs beside one that nobody asks for: a slip.
+    data_of(voc).metainfo.classes = ('square', 'circle', 'Triangle')
+    refusal(voc, 'no object is called Triangle', 'called triangle')
+    # One more than there are may come from a part of several sets.
+    data_of(voc).metainfo.classes = (*CLASSES, 'cat')
     assert ['no object of the classes cat' in w
             for w in check_datasets(voc)] == [True]
 
@@ -188,6 +192,41 @@ def test_repeated_ids(coco):
         coco, lambda content: content['annotations'][1].update(
             id=content['annotations'][0]['id']))
     refusal(coco, path, "the same 'id'")
+
+
+@pytest.mark.parametrize('part, change, says', [
+    ('annotations', dict(bbox=[1, 2, 3]), '[x, y, width, height]'),
+    ('annotations', dict(bbox='1,2,3,4'), '[x, y, width, height]'),
+    ('annotations', dict(image_id=99), "is of image 99, which is not in"),
+    ('images', dict(width='64'), "width '64'"),
+])
+def test_values_that_mmdet_cannot_use(part, change, says, coco):
+    path = rewrite(
+        coco, lambda content: content[part][0].update(change))
+    refusal(coco, path, says)
+
+
+def test_repeated_images(coco):
+    path = rewrite(coco, lambda content: content['images'].append(
+        content['images'][0]))
+    refusal(coco, path, "several images have the same 'id'")
+
+
+def test_voc_names_with_blanks_or_endings(voc, tmp_path):
+    split = tmp_path / 'voc/ImageSets/Main/train.txt'
+    names = split.read_text().splitlines()
+    split.write_text('\n'.join([*names, '', '']))
+    refusal(voc, split, f'line {len(names) + 1}: blank')
+    split.write_text(f'{names[0]}.jpg')
+    refusal(voc, split, 'without ending')
+
+
+def test_voc_with_difficult_objects_only(voc, tmp_path):
+    for path in (tmp_path / 'voc/Annotations').glob('*.xml'):
+        path.write_text(path.read_text().replace(
+            '<difficult>0<', '<difficult>1<'))
+    assert '<difficult>1<' in path.read_text()
+    refusal(voc, 'no object of the classes')
 
 
 def test_broken_voc_files(voc, tmp_path):

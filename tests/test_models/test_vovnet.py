@@ -270,7 +270,7 @@ def test_dialect_follows_from_the_arch(arch):
         v2 and '19' not in arch)
 
 
-def test_out_indices_and_input_channels():
+def test_outputs_and_input_channels():
     model = VoVNet('V2-19-slim-dw', in_channels=1, out_indices=(1, 3)).eval()
     assert model.out_channels == (256, 512)
     assert model.strides == (8, 32)
@@ -429,7 +429,16 @@ def test_checkpointing_under_ddp(tmp_path):
     (dict(arch='V3-39'), "arch='V3-39' is not one of 'V1-27-slim', 'V1-39'"),
     (dict(out_indices=(0, 4)), 'out_indices=4 is not one of 0, 1, 2, 3'),
     (dict(out_indices=(-1, )), 'out_indices=-1 is not one of 0, 1, 2, 3'),
-    (dict(out_indices=()), 'out_indices is empty'),
+    (dict(out_indices=()), 'out_indices=() must be a sequence'),
+    (dict(out_indices=3), 'out_indices=3 must be a sequence'),
+    (dict(out_indices=(2, 1)), 'out_indices=(2, 1) must be'),
+    (dict(out_indices=(1, 1)), 'out_indices=(1, 1) must be'),
+    (dict(norm_cfg=dict(type='GN')), 'needs num_groups'),
+    (dict(arch=39), 'arch=39 is neither a name nor a dict'),
+    (dict(arch=None), 'arch=None is neither'),
+    (dict(arch=dict(num_blocks=3)), 'arch num_blocks=3 must be a sequence'),
+    (dict(arch=dict(num_blocks=(1, ), stem_channels=8)),
+     'arch stem_channels=8 must be a sequence'),
     (dict(frozen_stages=5),
      'frozen_stages=5 is not one of -1, 0, 1, 2, 3, 4'),
     (dict(ese='first'), "ese='first' is not one of 'none', 'last', 'all'"),
@@ -467,8 +476,14 @@ def log():
     logger.removeHandler(keep)
 
 
+def num_tensors(model):
+    """All but batch norm's counters, which no forward pass reads."""
+    return sum('num_batches_tracked' not in k for k in model.state_dict())
+
+
 @pytest.mark.parametrize('prefix, given', [
-    ('', None), ('backbone.', 'backbone.'), ('backbone.', 'backbone')])
+    ('', None), ('module.', None), ('module.backbone.', 'backbone'),
+    ('backbone.', 'backbone.'), ('backbone.', 'backbone')])
 def test_pretrained(tmp_path, log, prefix, given):
     theirs = VoVNet(TINY)
     theirs.init_weights()
@@ -479,7 +494,7 @@ def test_pretrained(tmp_path, log, prefix, given):
     ours.init_weights()
     for key, value in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[key], value)
-    total = len(theirs.state_dict())
+    total = num_tensors(theirs)
     assert log[-1] == (
         'info', f'VoVNet: {total} tensors loaded from {path}, 0 missing, '
         '0 unexpected')
@@ -499,7 +514,7 @@ def test_partly_pretrained_is_reported(tmp_path, log):
     ours.init_weights()
     level, text = log[-1]
     assert level == 'warning'
-    total = len(theirs.state_dict())
+    total = num_tensors(theirs)
     assert f'{total - 2} tensors loaded' in text
     assert '2 missing, 2 unexpected' in text
     assert 'stage3.block2.aggregation.conv.weight' in text
@@ -516,6 +531,46 @@ def test_pretrained_with_nothing_that_fits_is_an_error(tmp_path, prefix):
     text = str(error.value)
     assert path in text and 'backbone.stem.0.conv.weight' in text
     assert '\n' not in text
+
+
+def test_pretrained_in_a_list_is_loaded_and_checked(tmp_path, log):
+    theirs = VoVNet(TINY)
+    theirs.init_weights()
+    kaiming = dict(type='Kaiming', layer='Conv2d')
+    good = save(tmp_path / 'a.pth', theirs)
+    ours = VoVNet(TINY, init_cfg=[
+        kaiming, dict(type='Pretrained', checkpoint=good)])
+    ours.init_weights()
+    assert torch.equal(ours.stem[1].conv.weight, theirs.stem[1].conv.weight)
+    bad = save(tmp_path / 'b.pth', theirs, 'x.')
+    ours = VoVNet(TINY, init_cfg=[
+        kaiming, dict(type='Pretrained', checkpoint=bad)])
+    with pytest.raises(ValueError, match='none of its tensors fits'):
+        ours.init_weights()
+
+
+@pytest.mark.parametrize('content, told', [
+    ([1, 2], 'holds no named tensors but list'),
+    (torch.zeros(3), 'holds no named tensors but Tensor'),
+    (dict(state_dict=None), 'holds no named tensors but NoneType'),
+    (dict(state_dict={'stem.0.conv.weight': 3}), 'none of its tensors'),
+    ({'stem.0.bn.num_batches_tracked': torch.tensor(0)},
+     'none of its tensors'),
+])
+def test_pretrained_that_is_no_checkpoint(tmp_path, content, told):
+    path = str(tmp_path / 'a.pth')
+    torch.save(content, path)
+    model = VoVNet(TINY, init_cfg=dict(type='Pretrained', checkpoint=path))
+    with pytest.raises(ValueError, match=told) as error:
+        model.init_weights()
+    assert path in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('options', [{}, dict(checkpoint='a', revise=1)])
+def test_pretrained_with_wrong_options(options):
+    model = VoVNet(TINY, init_cfg=dict(type='Pretrained', **options))
+    with pytest.raises(ValueError, match='takes checkpoint and'):
+        model.init_weights()
 
 
 def test_kaiming_by_default():

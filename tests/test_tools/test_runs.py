@@ -285,12 +285,14 @@ def test_image_demo_goes_on_after_a_broken_image(images, trained, run_tool,
     broken = images / 'b/1.jpg'
     broken.write_bytes(broken.read_bytes()[:300])
     (images / 'a/0.png').touch()
+    # Of this, resizing would leave nothing.
+    cv2.imwrite(str(images / 'c.png'), np.zeros((500, 1, 3), np.uint8))
     run = run_tool(tmp_path, 'demo/image_demo.py', f'{images}/**/*.[jp]*g',
                    config, work_dir / 'epoch_1.pth', '--batch-size', '2')
     assert run.returncode == 1 and 'Traceback' not in run.stderr
     assert f'{broken}: cannot be read' in run.stderr
     (line, ) = [ln for ln in run.stderr.splitlines() if 'error: ' in ln]
-    assert '2 of 4 images' in line and str(images / 'a/0.png') in line
+    assert '3 of 5 images' in line and str(images / 'a/0.png') in line
     assert [p.name for p in sorted(tmp_path.glob('outputs/vis/*/*'))] == [
         '1.jpg', '2.jpg']
 

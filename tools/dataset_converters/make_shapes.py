@@ -16,7 +16,8 @@ from vovnet.errors import one_line
 
 EXAMPLES = """examples:
   # the set of the demo
-  python tools/dataset_converters/make_shapes.py data/shapes
+  python tools/dataset_converters/make_shapes.py data/shapes \\
+      --num-train 1400 --num-val 200
   # 1000 + 200 larger images of three shapes, a tenth of them empty
   python tools/dataset_converters/make_shapes.py data/large \\
       --num-train 1000 --num-val 200 --size 320 --empty-share 0.1 \\

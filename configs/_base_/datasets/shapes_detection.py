@@ -1,5 +1,7 @@
-# The generated shapes (tools/dataset_converters/make_shapes.py data/shapes):
-# 160 px, five classes, boxes and polygon masks in COCO's format.
+# The generated shapes: 160 px, five classes, boxes and polygon masks in COCO's
+# format. `make demo` makes them, and so does
+#   python tools/dataset_converters/make_shapes.py data/shapes \
+#       --num-train 1400 --num-val 200
 dataset_type = 'CocoDataset'
 data_root = 'data/shapes/'
 metainfo = dict(classes=('circle', 'square', 'triangle', 'star', 'cross'))

@@ -193,9 +193,27 @@ def _read_coco(data: dict, where: str) -> _Annotations:
         raise UserError(f"{where}: {path}: not a COCO file, it needs the "
                         "lists 'images', 'annotations' and 'categories'"
                         ) from error
-    if len({entry['id'] for entry in objects}) < len(objects):
-        raise UserError(f"{where}: {path}: several annotations have the same "
-                        "'id'; number them anew")
+    for part, entries in (('images', images), ('annotations', objects)):
+        if len({entry['id'] for entry in entries}) < len(entries):
+            raise UserError(f"{where}: {path}: several {part} have the same "
+                            "'id'; number them anew")
+    known = {entry['id'] for entry in images}
+    for entry in objects:
+        if entry['image_id'] not in known:
+            raise UserError(
+                f"{where}: {path}: annotation {entry['id']} is of image "
+                f"{entry['image_id']}, which is not in 'images'; add it or "
+                'take the annotation out')
+        if not _numbers(entry['bbox'], 4):
+            raise UserError(
+                f"{where}: {path}: annotation {entry['id']} has bbox "
+                f"{entry['bbox']}; write [x, y, width, height]")
+    for entry in images:
+        if not _numbers([entry['width'], entry['height']], 2):
+            raise UserError(
+                f"{where}: {path}: image {entry['id']} has width "
+                f"{entry['width']!r} and height {entry['height']!r}; write "
+                'numbers of pixels')
     names = {entry['id']: entry['name'] for entry in categories}
     folder = _join(data, (data.get('data_prefix') or {}).get('img', ''))
     return _Annotations(
@@ -203,6 +221,11 @@ def _read_coco(data: dict, where: str) -> _Annotations:
         [os.path.join(folder, entry['file_name']) for entry in images],
         list(names.values()),
         Counter(names.get(entry['category_id']) for entry in objects))
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count and all(
+        isinstance(value, (int, float)) for value in values)
 
 
 def _read_voc(data: dict, where: str) -> _Annotations:
@@ -214,19 +237,23 @@ def _read_voc(data: dict, where: str) -> _Annotations:
     labels = os.path.join(root, data.get('ann_subdir', 'Annotations'))
     ids = _open(path, where).splitlines()
     objects = Counter()
-    for number in ids:
+    for line, number in enumerate(ids, 1):
+        if not number or number != number.strip():
+            raise UserError(f'{where}: {path}, line {line}: blank, or blanks '
+                            'around the name; take them out')
         file = os.path.join(labels, f'{number}.xml')
         try:
             boxes = ET.parse(file).getroot().findall('object')
-            names = [box.find('name').text for box in boxes]
+            names = [box.find('name').text for box in boxes
+                     if box.findtext('difficult', '0').strip() in ('', '0')]
             for box in boxes:
                 for corner in ('xmin', 'ymin', 'xmax', 'ymax'):
                     float(box.find('bndbox').find(corner).text)
         except FileNotFoundError as error:
             raise UserError(
                 f'{where}: annotation file {file} does not exist, though '
-                f'{path} lists {number}; check ann_subdir and sub_data_root'
-            ) from error
+                f'{path} lists {number} (a name without ending); check '
+                'ann_subdir and sub_data_root') from error
         except ET.ParseError as error:
             raise UserError(f'{where}: {file}: not valid XML ({error}); '
                             'repair it') from error
@@ -275,6 +302,13 @@ def _check_classes(found: _Annotations, classes: list[str], where: str,
             f'{where}: no class of the config ({_some(classes)}) is in the '
             f'annotations ({both}); set metainfo.classes to these names')
     if not ordered:
+        # VOC has no list of classes. One that never occurs beside others
+        # that nobody asks for is most likely one of them, misspelt.
+        others = [name for name in found.names if name not in classes]
+        if absent and others and where.startswith('train'):
+            raise UserError(
+                f'{where}: no object is called {_some(absent)}, but some are '
+                f'called {_some(others)} ({both}); correct metainfo.classes')
         return
     if absent:
         raise UserError(

@@ -158,7 +158,7 @@ def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
 
     Yields:
         tuple: Each image and its number of detections, None if the image
-        could not be read.
+        could not be read or is too narrow to be resized.
     """
     outputs = output_files(root, images, out_dir)
     steps = [dict(step) for step in get_test_pipeline_cfg(cfg.copy())]
@@ -170,9 +170,15 @@ def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         pixels = [_read(image) for image in images[part]]
-        data = [pipeline(dict(img=img, img_id=start + i, img_path=str(path)))
-                for i, (path, img) in enumerate(zip(images[part], pixels))
-                if img is not None]
+        data = []
+        for i, (path, img) in enumerate(zip(images[part], pixels)):
+            if img is None:
+                continue
+            try:
+                data.append(pipeline(dict(
+                    img=img, img_id=start + i, img_path=str(path))))
+            except cv2.error:  # too narrow to be resized
+                pixels[i] = None
         with torch.no_grad():
             results = iter(
                 model.test_step(pseudo_collate(data)) if data else [])

@@ -16,7 +16,7 @@ sits. See :class:`VoVNet`.
 Imports nothing but torch, mmengine and mmcv.cnn, and registers in MMEngine's
 root registry, so that every OpenMMLab library can build ``type='VoVNet'``.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -283,15 +283,23 @@ class VoVNet(BaseModule):
         num_stages = len(spec.num_blocks)
         if out_indices is None:
             out_indices = range(num_stages)
+        if not isinstance(out_indices, Sequence) or \
+                list(out_indices) != sorted(set(out_indices)) or \
+                not len(out_indices):
+            raise ValueError(
+                f'VoVNet: out_indices={out_indices!r} must be a sequence of '
+                f'different, ascending stages out of {list(range(num_stages))}'
+            )
+        if norm_cfg and norm_cfg.get('type') == 'GN' and \
+                'num_groups' not in norm_cfg:
+            raise ValueError("VoVNet: norm_cfg=dict(type='GN') needs "
+                             'num_groups, e.g. 32, or 16 for slim archs')
         _check_choice('stem', stem, tuple(STEM_STRIDES))
         _check_choice('ese', ese, ESE_CHOICES)
         _check_choice('frozen_stages', frozen_stages,
                       range(-1, num_stages + 1))
         for index in out_indices:
             _check_choice('out_indices', index, range(num_stages))
-        if not len(out_indices):
-            raise ValueError('VoVNet: out_indices is empty; name at least one '
-                             'stage')
 
         self.arch = arch
         self.out_indices = tuple(out_indices)
@@ -376,11 +384,25 @@ class VoVNet(BaseModule):
 
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says; load and report if pretrained."""
-        cfg = self.init_cfg
-        if not (isinstance(cfg, dict) and cfg.get('type') == 'Pretrained'):
-            super().init_weights()
+        if self.is_init:
             return
-        self._load_pretrained(**{k: v for k, v in cfg.items() if k != 'type'})
+        cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [
+            self.init_cfg]
+        files = [cfg for cfg in cfgs if cfg.get('type') == 'Pretrained']
+        if len(files) < len(cfgs):
+            whole = self.init_cfg
+            self.init_cfg = [cfg for cfg in cfgs if cfg not in files]
+            super().init_weights()
+            self.init_cfg = whole
+        for cfg in files:
+            options = {k: v for k, v in cfg.items() if k != 'type'}
+            if not {'checkpoint'} <= options.keys() <= {
+                    'checkpoint', 'prefix', 'map_location'}:
+                raise ValueError(
+                    "VoVNet: init_cfg=dict(type='Pretrained') takes "
+                    'checkpoint and, optionally, prefix and map_location, got '
+                    f'{", ".join(options) or "nothing"}')
+            self._load_pretrained(**options)
         self._is_init = True
 
     def _freeze_stages(self) -> None:
@@ -401,7 +423,16 @@ class VoVNet(BaseModule):
         logger = MMLogger.get_current_instance()
         file = CheckpointLoader.load_checkpoint(
             checkpoint, map_location, logger)
-        found = file.get('state_dict', file)
+        found = file.get('state_dict', file) if isinstance(
+            file, Mapping) else file
+        if not isinstance(found, Mapping):
+            raise ValueError(
+                f'VoVNet: {checkpoint}: holds no named tensors but '
+                f'{type(found).__name__}; convert the file')
+        # As nn.DataParallel saves it.
+        found = {k.removeprefix('module.'): v for k, v in found.items()
+                 if isinstance(v, Tensor)}
+        example = next(iter(found), 'nothing')
         if prefix:
             prefix = prefix if prefix.endswith('.') else f'{prefix}.'
             found = {k[len(prefix):]: v for k, v in found.items()
@@ -409,27 +440,28 @@ class VoVNet(BaseModule):
         own = self.state_dict()
         fits = {k: v for k, v in found.items()
                 if k in own and v.shape == own[k].shape}
-        missing = [k for k in own if k not in fits
-                   and not k.endswith('num_batches_tracked')]
-        unexpected = [k for k in found if k not in fits]
-        if not fits:
-            example = next(iter(file.get('state_dict', file)), 'nothing')
+        # A count that the forward pass does not read, and old files lack.
+        loaded, missing, unexpected = (
+            [k for k in keys if not k.endswith('num_batches_tracked')]
+            for keys in (fits, own.keys() - fits.keys(),
+                         found.keys() - fits.keys()))
+        if not loaded:
             raise ValueError(
                 f'VoVNet: {checkpoint}: none of its tensors fits {self.arch} '
                 f'(prefix={prefix!r}): it holds {example!r}, ..., the '
                 f'backbone wants {next(iter(own))!r}, ...; give the prefix of '
                 'the backbone in that file, or convert the file')
         self.load_state_dict(fits, strict=False)
-        report = (f'VoVNet: {len(fits)} tensors loaded from {checkpoint}, '
+        report = (f'VoVNet: {len(loaded)} tensors loaded from {checkpoint}, '
                   f'{len(missing)} missing, {len(unexpected)} unexpected')
         if missing or unexpected:
             logger.warning(
-                f'{report}. Missing: {_some(missing)}. Unexpected (or of '
-                f'another shape): {_some(unexpected)}')
+                f'{report}. Missing: {_some(sorted(missing))}. Unexpected (or '
+                f'of another shape): {_some(sorted(unexpected))}')
         else:
             logger.info(report)
         if hasattr(self, '_params_init_info'):
-            update_init_info(self, f'{report}')
+            update_init_info(self, report)
 
 
 def _resolve_arch(arch: str | dict) -> Arch:
@@ -437,12 +469,22 @@ def _resolve_arch(arch: str | dict) -> Arch:
     if isinstance(arch, str):
         _check_choice('arch', arch, tuple(arch_settings))
         return arch_settings[arch]
+    if not isinstance(arch, Mapping):
+        raise ValueError(
+            f'VoVNet: arch={arch!r} is neither a name nor a dict; the names '
+            f'are {", ".join(arch_settings)}')
     for field in arch:
         _check_choice('a field of arch', field, Arch._fields)
     if 'num_blocks' not in arch:
         raise ValueError("VoVNet: arch=dict(...) needs 'num_blocks', "
                          'e.g. num_blocks=(1, 1, 2, 2)')
     spec = Arch(**arch)
+    for field in ('num_blocks', 'stage_channels', 'aggregated_channels',
+                  'stem_channels'):
+        value = getattr(spec, field)
+        if not isinstance(value, Sequence):
+            raise ValueError(f'VoVNet: arch {field}={value!r} must be a '
+                             'sequence of numbers, one for each stage')
     for field, length in (('stage_channels', len(spec.num_blocks)),
                           ('aggregated_channels', len(spec.num_blocks)),
                           ('stem_channels', 3)):
