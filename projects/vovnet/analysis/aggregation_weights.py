@@ -1,0 +1,284 @@
+"""Which of its sources a layer uses: the heat maps of the paper's Figure 2.
+
+Sources: Lee et al., arXiv:1904.09730, Figure 2, after Huang et al., "Densely
+Connected Convolutional Networks", arXiv:1608.06993, Figure 5. Neither came
+with code. Huang et al. divide the L1 norm of the weights between two layers
+by the number of input maps; here it is divided by all of its terms (the mean
+absolute weight), which differs by one factor for each column and is the same
+once the columns are normalised. Weights are taken as they are stored: the
+scales of norm layers are not multiplied in.
+"""
+import csv
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from mmcv.cnn import DepthwiseSeparableConvModule
+from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from ..checkpoints import get_state_dict, match
+from ..errors import UserError
+from ..models.backbones.cifar import CIFARNet, DenseBlock
+from ..models.backbones.vovnet import OSABlock
+from .networks import build_network
+
+FIELDS = ('block', 'source', 'layer', 'value', 'normalised')
+
+
+class BlockWeights(NamedTuple):
+    """Mean absolute weights between the layers of one block.
+
+    Attributes:
+        name: Dotted name of the block in the network.
+        layers: Name of each column.
+        values: (sources, layers), float64. Source 0 is the block's input,
+            source s the output of its s-th layer; NaN where a layer does not
+            take a source.
+    """
+    name: str
+    layers: tuple[str, ...]
+    values: np.ndarray
+
+    @property
+    def normalised(self) -> np.ndarray:
+        """``values``, each column divided by its maximum (if not 0)."""
+        largest = np.nanmax(self.values, axis=0)
+        return self.values / np.where(largest > 0, largest, 1)
+
+
+class _Column(NamedTuple):
+    """A layer: its weights for each source, from source ``first`` on."""
+    layer: str
+    first: int
+    weights: Sequence[Tensor]
+
+
+def aggregation_weights(network: nn.Module) -> list[BlockWeights]:
+    """Measure by which weights the layers of each block take their sources.
+
+    The columns of an :class:`~vovnet.models.backbones.vovnet.OSABlock` of n
+    layers are
+
+    - 'reduction', in depthwise blocks that have one: the 1x1 convolution that
+      narrows source 0 for layer 1;
+    - '1' to 'n', of which each takes only the source before it. Behind a
+      reduction layer 1 stands at source 0 too, which it takes by way of the
+      reduction. Of a depthwise separable layer the kernel is meant that its
+      two convolutions, which nothing separates, amount to;
+    - 'aggregation', the 1x1 convolution that takes all: in the paper's figure
+      the transition layer.
+
+    Those of a dense block (of :class:`~vovnet.models.CIFARNet`, and of
+    mmpretrain's ``DenseNet``, where it is the 1x1 bottleneck of a layer that
+    takes the sources) are '1' to 'n', each of which takes all sources before
+    it, and what takes the block's output: 'transition' or, behind the last
+    block of a classifier with a linear head, 'classifier'. Where neither
+    is there (a backbone alone), the column is left out.
+
+    Args:
+        network (nn.Module): A model or a backbone, with its weights.
+
+    Returns:
+        list[BlockWeights]: For each block, in the network's order.
+
+    Raises:
+        UserError: If the network has no such block, or a weight is not
+            finite.
+    """
+    found = [_block(*block) for block in _find(network)]
+    if not found:
+        raise UserError(
+            f'{type(network).__name__}: has no OSA block and no dense block; '
+            'give a model whose backbone is VoVNet, CIFARNet or '
+            'mmpretrain.DenseNet')
+    return found
+
+
+def _block(name: str, columns: Sequence[_Column]) -> BlockWeights:
+    # The input, and what each of the layers that have a number puts out.
+    sources = 1 + sum(column.layer.isdigit() for column in columns)
+    values = np.full((sources, len(columns)), np.nan)
+    for j, (layer, first, weights) in enumerate(columns):
+        for source, weight in enumerate(weights, first):
+            value = weight.detach().double().abs().mean().item()
+            if not np.isfinite(value):
+                raise UserError(f'{name}: the weights of layer {layer} are '
+                                'not finite (the training diverged); take '
+                                'an earlier checkpoint')
+            values[source, j] = value
+    return BlockWeights(name, tuple(c.layer for c in columns), values)
+
+
+def _find(network: nn.Module) -> Iterator[tuple[str, list[_Column]]]:
+    """Names and columns of all blocks."""
+    # A network that has one has imported it; nobody else has to.
+    mmpretrain = sys.modules.get('mmpretrain.models.backbones.densenet')
+    classifier = getattr(getattr(network, 'head', None), 'fc', None)
+    for name, module in network.named_modules():
+        prefix = f'{name}.' if name else ''
+        if isinstance(module, OSABlock):
+            yield name, _osa(module)
+        elif isinstance(module, CIFARNet):
+            for child, block in module.blocks.named_children():
+                if isinstance(block, DenseBlock):
+                    transition = getattr(
+                        module.blocks, child.replace('block', 'transition'),
+                        None)
+                    convs = [layer.conv for layer in block.layers]
+                    yield f'{prefix}blocks.{child}', _dense(
+                        convs, convs, transition, classifier)
+        elif mmpretrain and isinstance(module, mmpretrain.DenseNet):
+            for i, (block, transition) in enumerate(
+                    zip(module.stages, module.transitions)):
+                yield f'{prefix}stages.{i}', _dense(
+                    [layer.conv1 for layer in block.block],
+                    [layer.conv2 for layer in block.block],
+                    transition, classifier)
+
+
+def _osa(block: OSABlock) -> list[_Column]:
+    columns = [_Column(str(i), i - 1, [_kernel(layer)])
+               for i, layer in enumerate(block.layers, 1)]
+    widths = [column.weights[0].shape[0] for column in columns]
+    joined = block.aggregation.conv.weight
+    widths.insert(0, joined.shape[1] - sum(widths))
+    if block.reduction is not None:
+        columns.insert(
+            0, _Column('reduction', 0, [block.reduction.conv.weight]))
+    return [*columns, _Column('aggregation', 0, joined.split(widths, dim=1))]
+
+
+def _kernel(layer: nn.Module) -> Tensor:
+    """(out, in, 3, 3), also of a depthwise separable layer."""
+    if not isinstance(layer, DepthwiseSeparableConvModule):
+        return layer.conv.weight
+    depthwise = layer.depthwise_conv.conv.weight  # (in, 1, 3, 3)
+    return layer.pointwise_conv.conv.weight * depthwise.transpose(0, 1)
+
+
+def _dense(readers: Sequence[nn.Conv2d], writers: Sequence[nn.Conv2d],
+           transition: nn.Module | None,
+           classifier: nn.Module | None) -> list[_Column]:
+    """Columns of a dense block.
+
+    Args:
+        readers: Of each layer, the convolution that takes the sources.
+        writers: Of each layer, the convolution that makes its output.
+        transition: Behind the block; without ``conv`` behind the last one.
+        classifier: The model's last layer, if it has one.
+    """
+    widths = [readers[0].in_channels, *(conv.out_channels
+                                        for conv in writers)]
+    takers = [(str(i), conv) for i, conv in enumerate(readers, 1)]
+    if conv := getattr(transition, 'conv', None):
+        takers.append(('transition', conv))
+    elif getattr(classifier, 'in_features', None) == sum(widths):
+        takers.append(('classifier', classifier))
+    return [_Column(layer, 0, taker.weight.split(widths[:i], dim=1))
+            for i, (layer, taker) in enumerate(takers, 1)]
+
+
+def load_network(cfg: Config, checkpoint: str,
+                 part: str = 'detector') -> nn.Module:
+    """Build the model of a config with trained weights, without its data.
+
+    Args:
+        cfg (Config): A detector's or a classifier's.
+        checkpoint (str): A file or a URL. It is read as data.
+        part (str): 'detector', the whole model whatever it does, or
+            'backbone': of the checkpoint of a whole model only the backbone
+            is taken, so that the rest need not match.
+
+    Returns:
+        nn.Module: On the CPU, every tensor of it from the checkpoint.
+
+    Raises:
+        UserError: If the config has no backbone, or the checkpoint cannot be
+            read or is of another model.
+    """
+    network = build_network(cfg, part)
+    weights = get_state_dict(
+        CheckpointLoader.load_checkpoint(checkpoint, 'cpu'),
+        f'checkpoint {checkpoint}')
+    if part == 'backbone':
+        weights = {key.removeprefix('backbone.'): value
+                   for key, value in weights.items()
+                   if key.startswith('backbone.')} or weights
+    found = match(network, weights)
+    if not found.complete:
+        raise UserError(f'checkpoint {checkpoint}: is of another model '
+                        f'({found}); use the config it was trained with')
+    network.load_state_dict(weights, strict=False)
+    return network
+
+
+def draw_blocks(blocks: Sequence[BlockWeights], title: str = '',
+                columns: int = 4) -> Figure:
+    """Draw normalised weights as the paper's Figure 2 does.
+
+    Args:
+        blocks (Sequence[BlockWeights]): One heat map for each.
+        title (str): Of the figure: the network and its training.
+        columns (int): Heat maps in a row.
+
+    Returns:
+        Figure: Colours (jet) from 0 to 1, white where there is no
+        connection; ``savefig`` writes it.
+    """
+    columns = min(columns, len(blocks))
+    rows = -(-len(blocks) // columns)
+    figure = Figure(figsize=(max(3.2 * columns + 1, 6), 3.4 * rows + 0.6),
+                    layout='constrained')
+    if title:
+        figure.suptitle(title, fontsize=10)
+    jet = colormaps['jet'].with_extremes(bad='white')
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, block in zip(axes, blocks):
+        picture = axis.imshow(
+            block.normalised, cmap=jet, vmin=0, vmax=1, aspect='auto',
+            interpolation='nearest')
+        axis.set_title(block.name, fontsize=9)
+        axis.set(xlabel='layer $l$', ylabel='source $s$')
+        # Words, and numbers as far as there is room for them.
+        step = -(-len(block.values) // 12)
+        shown = [j for j, layer in enumerate(block.layers)
+                 if not layer.isdigit() or int(layer) % step == 1 % step]
+        axis.set_xticks(shown, [block.layers[j] for j in shown])
+        for label in axis.get_xticklabels():
+            if not label.get_text().isdigit():
+                label.set(rotation=90)
+        axis.set_yticks(range(0, len(block.values), step))
+        axis.tick_params(labelsize=8)
+    for axis in axes[len(blocks):]:
+        axis.remove()
+    bar = figure.colorbar(picture, ax=axes[:len(blocks)].tolist(),
+                          aspect=20 * rows, pad=0.01)
+    bar.set_label('mean |weight| / maximum of the column', fontsize=9)
+    return figure
+
+
+def write_csv(blocks: Sequence[BlockWeights], path: str | os.PathLike
+              ) -> None:
+    """Write a row for each connection, with the columns of ``FIELDS``.
+
+    Args:
+        blocks (Sequence[BlockWeights]): From :func:`aggregation_weights`.
+        path (str | os.PathLike): The file; it is replaced. Numbers are
+            written in full: reading them gives the same float64.
+    """
+    with open(path, 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(FIELDS)
+        for block in blocks:
+            normalised = block.normalised
+            for source, layer in np.argwhere(~np.isnan(block.values)):
+                writer.writerow([
+                    block.name, source, block.layers[layer],
+                    float(block.values[source, layer]),
+                    float(normalised[source, layer])])

@@ -1,0 +1,64 @@
+"""The paper's Figure 2: ``aggregation_weights.py CONFIG CHECKPOINT``.
+
+Draws by which weights the layers of each OSA or dense block of a trained
+model take their sources (:mod:`vovnet.analysis`).
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+from vovnet.analysis import networks
+from vovnet.analysis.aggregation_weights import (
+    aggregation_weights,
+    draw_blocks,
+    load_network,
+    write_csv,
+)
+from vovnet.errors import UserError, one_line
+from vovnet.runtime import launch
+
+SUFFIXES = ('.png', '.pdf', '.svg')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw the weights by which layers take their sources')
+    launch.add_config_options(parser)
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument(
+        '--out', default='aggregation_weights.png', metavar='FILE',
+        help='the picture: .png, .pdf or .svg (default: '
+        'aggregation_weights.png)')
+    parser.add_argument('--csv', metavar='FILE', help='write the numbers')
+    parser.add_argument(
+        '--part', choices=networks.PARTS, default='detector',
+        help='what has to match the checkpoint: the whole model (default) or '
+        'its backbone alone')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    if not args.out.endswith(SUFFIXES):
+        raise UserError(f'--out {args.out}: name a file that ends with '
+                        f'{", ".join(SUFFIXES)}')
+    for option, file in ('--out', args.out), ('--csv', args.csv):
+        if file:
+            launch.check_work_dir(os.path.dirname(file) or '.', option)
+    cfg = networks.load_any_config(args.config, args.cfg_options)
+    blocks = aggregation_weights(
+        load_network(cfg, args.checkpoint, args.part))
+    title = ', '.join(map(os.path.basename, (args.config, args.checkpoint)))
+    draw_blocks(blocks, title).savefig(args.out, dpi=120)
+    print(f'{args.out}: {len(blocks)} blocks')
+    if args.csv:
+        write_csv(blocks, args.csv)
+        print(f'{args.csv}: the same in numbers')
+
+
+if __name__ == '__main__':
+    main()
