@@ -69,7 +69,7 @@ def test_backbone_alone(run_tool, folder):
     (['tiny.py', 'no.pth'], ['no.pth', 'no such file']),
     (['tiny.py', 'neck.pth'], ['neck.pth', 'is of another model']),
     (['tiny.py', 'tiny.pth', '--cfg-options', 'model.neck.out_channels=32'],
-     ['tiny.pth', 'is of another model']),
+     ['tiny.pth', 'is of another model', '--part backbone']),
     ([ROOT / 'configs/_base_/default_runtime.py', 'tiny.pth'],
      ['no model.backbone']),
     (['tiny.py', 'tiny.pth', '--out', 'weights.txt'],

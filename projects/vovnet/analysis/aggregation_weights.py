@@ -212,8 +212,11 @@ def load_network(cfg: Config, checkpoint: str,
                    if key.startswith('backbone.')} or weights
     found = match(network, weights)
     if not found.complete:
-        raise UserError(f'checkpoint {checkpoint}: is of another model '
-                        f'({found}); use the config it was trained with')
+        rest = '' if part == 'backbone' else (
+            ', or --part backbone if only the rest of the model differs')
+        raise UserError(
+            f'checkpoint {checkpoint}: is of another model ({found}); use '
+            f'the config it was trained with{rest}')
     network.load_state_dict(weights, strict=False)
     return network
 
