@@ -1,6 +1,7 @@
 """The VoVNet backbone against the papers, timm and straight-line code."""
 import copy
 import logging
+import os
 import re
 
 import pytest
@@ -412,6 +413,7 @@ def _ddp_worker(rank, init, results):
         out.append(result)
     torch.save(out, f'{results}/{rank}.pt')
     dist.destroy_process_group()
+    os._exit(0)  # vovnet.runtime.launch says why
 
 
 def test_checkpointing_under_ddp(tmp_path):

@@ -11,7 +11,11 @@ The options and what they do are those of mmdet 3.3.0 (``tools/train.py``,
   resume yet, and ``--launcher pytorch`` works without a GPU, over gloo.
 """
 import argparse
+import atexit
+import logging
+import multiprocessing
 import os
+import sys
 import tempfile
 import traceback
 import warnings
@@ -135,6 +139,8 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join(
         '.', 'work_dirs', Path(args.config).stem)
     check_work_dir(cfg.work_dir)
+    if cfg.launcher != 'none':
+        atexit.register(_leave_group)
     if torch.cuda.is_available():
         return
     keep_memory()
@@ -150,6 +156,28 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
         type='MMDistributedDataParallel', device_ids=None,
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
+_succeeded = False  # what this process was started for
+
+
+def _leave_group() -> None:
+    """End a process of a distributed run, before Python does.
+
+    After its last step torch 2.11 sometimes aborts such a process, in the
+    destructors behind Python's end ("terminate called without an active
+    exception"; seen with gloo in one run of fifteen), and the run that
+    succeeded counts as failed. So a process that is done leaves before them.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if _succeeded:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def check_work_dir(path: str, option: str = '--work-dir') -> None:
@@ -347,8 +375,11 @@ def _build_runner(cfg: Config, splits: tuple, purpose: str) -> Runner:
 
 def _run(step: Callable[[], Any], work_dir: str) -> Any:
     """Run, and name the work dir if the disk fills where no file is named."""
+    global _succeeded
     try:
-        return step()
+        result = step()
+        _succeeded = True
+        return result
     except OSError as error:
         if error.filename is None and error.errno in NO_ROOM:
             raise OSError(error.errno, error.strerror, work_dir) from error
