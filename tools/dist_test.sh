@@ -9,30 +9,6 @@ if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT NUM_PROCESSES [options of tools/test.py]" >&2
     exit 2
 fi
-CONFIG=$1
-CHECKPOINT=$2
-GPUS=$3
-NNODES=${NNODES:-1}
-RENDEZVOUS=(--standalone)
-if [ "$NNODES" -gt 1 ] || [ -n "${PORT:-}" ]; then
-    RENDEZVOUS=(
-        --node_rank="${NODE_RANK:-0}"
-        --master_addr="${MASTER_ADDR:-127.0.0.1}"
-        --master_port="${PORT:-29500}"
-    )
-fi
-
-# torchrun, less its page of traceback where a process has said what is wrong.
-TORCHRUN='
-import sys
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
-try:
-    main()
-except ChildFailedError as error:
-    sys.exit(f"exit status {error.get_first_failure()[1].exitcode}")
-'
-exec "${PYTHON:-python}" -c "$TORCHRUN" \
-    --nnodes="$NNODES" --nproc_per_node="$GPUS" "${RENDEZVOUS[@]}" \
-    "$(dirname "$0")/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch \
-    "${@:4}"
+TOOLS=$(dirname "$0")
+exec bash "$TOOLS/torchrun.sh" "$3" \
+    "$TOOLS/test.py" "$1" "$2" --launcher pytorch "${@:4}"

@@ -9,28 +9,6 @@ if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG NUM_PROCESSES [options of tools/train.py]" >&2
     exit 2
 fi
-CONFIG=$1
-GPUS=$2
-NNODES=${NNODES:-1}
-RENDEZVOUS=(--standalone)
-if [ "$NNODES" -gt 1 ] || [ -n "${PORT:-}" ]; then
-    RENDEZVOUS=(
-        --node_rank="${NODE_RANK:-0}"
-        --master_addr="${MASTER_ADDR:-127.0.0.1}"
-        --master_port="${PORT:-29500}"
-    )
-fi
-
-# torchrun, less its page of traceback where a process has said what is wrong.
-TORCHRUN='
-import sys
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
-try:
-    main()
-except ChildFailedError as error:
-    sys.exit(f"exit status {error.get_first_failure()[1].exitcode}")
-'
-exec "${PYTHON:-python}" -c "$TORCHRUN" \
-    --nnodes="$NNODES" --nproc_per_node="$GPUS" "${RENDEZVOUS[@]}" \
-    "$(dirname "$0")/train.py" "$CONFIG" --launcher pytorch "${@:3}"
+TOOLS=$(dirname "$0")
+exec bash "$TOOLS/torchrun.sh" "$2" \
+    "$TOOLS/train.py" "$1" --launcher pytorch "${@:3}"

@@ -22,7 +22,7 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from ..checkpoints import get_state_dict, match
+from ..checkpoints import get_state_dict, load_whole
 from ..errors import UserError
 from ..models.backbones.cifar import CIFARNet, DenseBlock
 from ..models.backbones.vovnet import OSABlock
@@ -203,21 +203,15 @@ def load_network(cfg: Config, checkpoint: str,
             read or is of another model.
     """
     network = build_network(cfg, part)
+    name = f'checkpoint {checkpoint}'
     weights = get_state_dict(
-        CheckpointLoader.load_checkpoint(checkpoint, 'cpu'),
-        f'checkpoint {checkpoint}')
+        CheckpointLoader.load_checkpoint(checkpoint, 'cpu'), name)
     if part == 'backbone':
         weights = {key.removeprefix('backbone.'): value
                    for key, value in weights.items()
                    if key.startswith('backbone.')} or weights
-    found = match(network, weights)
-    if not found.complete:
-        rest = '' if part == 'backbone' else (
-            ', or --part backbone if only the rest of the model differs')
-        raise UserError(
-            f'checkpoint {checkpoint}: is of another model ({found}); use '
-            f'the config it was trained with{rest}')
-    network.load_state_dict(weights, strict=False)
+    load_whole(network, weights, name, '' if part == 'backbone' else (
+        ', or --part backbone if only the rest of the model differs'))
     return network
 
 

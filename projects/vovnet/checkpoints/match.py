@@ -92,3 +92,23 @@ def match(model: nn.Module, weights: Mapping[str, Tensor]) -> Match:
                  and not k.endswith('num_batches_tracked')],
         unexpected=[k for k in weights if k not in own],
         reshaped=[k for k in both if own[k].shape != weights[k].shape])
+
+
+def load_whole(model: nn.Module, weights: Mapping[str, Tensor], name: str,
+               hint: str = '') -> None:
+    """Fill a model with weights that fit it tensor by tensor.
+
+    Args:
+        model: The model.
+        weights: Tensors by name.
+        name: The file, for the message of an error.
+        hint: Added to that message, behind the remedy.
+
+    Raises:
+        UserError: If a tensor is missing, unexpected or of another shape.
+    """
+    found = match(model, weights)
+    if not found.complete:
+        raise UserError(f'{name}: is of another model ({found}); use the '
+                        f'config it was trained with{hint}')
+    model.load_state_dict(weights, strict=False)

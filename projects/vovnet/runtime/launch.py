@@ -166,7 +166,7 @@ def _leave_group() -> None:
 
     After its last step torch 2.11 sometimes aborts such a process, in the
     destructors behind Python's end ("terminate called without an active
-    exception"; seen with gloo in one run of fifteen), and the run that
+    exception"; with gloo, 1 of 12 runs), and the run that
     succeeded counts as failed. So a process that is done leaves before them.
     """
     if torch.distributed.is_initialized():

@@ -27,7 +27,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from ..checkpoints import get_state_dict, match
+from ..checkpoints import get_state_dict, load_whole
 from ..errors import UserError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
@@ -84,12 +84,8 @@ def load_detector(cfg: Config, checkpoint: str,
         cfg.model.backbone.init_cfg = None  # all weights are loaded below
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-    weights = get_state_dict(loaded, f'checkpoint {checkpoint}')
-    found = match(model, weights)
-    if not found.complete:
-        raise UserError(f'checkpoint {checkpoint}: is of another model '
-                        f'({found}); use the config it was trained with')
-    model.load_state_dict(weights, strict=False)
+    name = f'checkpoint {checkpoint}'
+    load_whole(model, get_state_dict(loaded, name), name)
     data = cfg.test_dataloader.dataset
     meta = DATASETS.build({**data, 'lazy_init': True}).metainfo
     meta.update(loaded.get('meta', {}).get('dataset_meta', {}))
