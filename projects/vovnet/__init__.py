@@ -6,7 +6,7 @@ From then on MMEngine reads checkpoints as data only
 (:mod:`vovnet.checkpoints`).
 """
 from . import ops  # isort: skip  # first: mmcv.cnn already asks for operators
-from . import checkpoints, models
+from . import checkpoints, datasets, models
 from .version import __version__
 
-__all__ = ['checkpoints', 'models', 'ops', '__version__']
+__all__ = ['checkpoints', 'datasets', 'models', 'ops', '__version__']

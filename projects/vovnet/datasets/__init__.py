@@ -1,4 +1,4 @@
-"""Generated data sets."""
+"""Generated data sets and transforms."""
 from .shapes import (
     SHAPE_CLASSES,
     Scene,
@@ -7,8 +7,9 @@ from .shapes import (
     make_shapes,
     trace_polygons,
 )
+from .transforms import KeepDifficultObjects
 
 __all__ = [
-    'SHAPE_CLASSES', 'Scene', 'Shape', 'draw_scene', 'make_shapes',
-    'trace_polygons'
+    'KeepDifficultObjects', 'SHAPE_CLASSES', 'Scene', 'Shape', 'draw_scene',
+    'make_shapes', 'trace_polygons'
 ]
