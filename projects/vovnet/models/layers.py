@@ -7,6 +7,7 @@ gradient is NaN where all channels are zero: it adds its epsilon to the root,
 Caffe to the sum below it.
 """
 import torch
+from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 
@@ -31,3 +32,17 @@ class L2Norm(nn.Module):
         wide = x if x.dtype == torch.double else x.float()
         norm = (wide.square().sum(1, keepdim=True) + self.eps).sqrt()
         return (self.weight[:, None, None] * (wide / norm)).to(x.dtype)
+
+
+def pre_activated(in_channels: int, out_channels: int, kernel_size: int,
+                  norm_cfg: dict, act_cfg: dict, stride: int = 1
+                  ) -> ConvModule:
+    """Build norm, activation and a convolution without bias, in this order.
+
+    The padding keeps a map's size at stride 1 and halves it, rounded up, at
+    stride 2.
+    """
+    return ConvModule(
+        in_channels, out_channels, kernel_size, stride, kernel_size // 2,
+        bias=False, norm_cfg=norm_cfg, act_cfg=act_cfg,
+        order=('norm', 'act', 'conv'))

@@ -1,0 +1,3 @@
+from .dsod_neck import DSODNeck
+
+__all__ = ['DSODNeck']
