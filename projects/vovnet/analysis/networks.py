@@ -73,6 +73,9 @@ def build_network(cfg: Config, part: str = 'detector') -> nn.Module:
     """
     backbone = _backbone(cfg)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
+    # MMEngine's runner does the same; mmpretrain's configs count on it.
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     network = MODELS.build(backbone if part == 'backbone' else cfg.model)
     return revert_sync_batchnorm(network)
 
@@ -142,6 +145,23 @@ def default_proposals(network: nn.Module) -> int:
     return (network.test_cfg.get('rpn') or {}).get('max_per_img', 1000)
 
 
+def blank_samples(images: Tensor) -> list[DetDataSample]:
+    """What a detector wants to know about images that are no pictures.
+
+    Args:
+        images (Tensor): (N, C, H, W), neither resized nor padded.
+
+    Returns:
+        list[DetDataSample]: One for each image.
+    """
+    shape = tuple(images.shape[-2:])
+    return [
+        DetDataSample(metainfo=dict(
+            img_id=i, img_shape=shape, ori_shape=shape, pad_shape=shape,
+            batch_input_shape=shape, scale_factor=(1., 1.)))
+        for i in range(len(images))]
+
+
 def run_network(network: nn.Module, images: Tensor) -> Any:
     """Run a network on images: all layers, no decoding and no NMS.
 
@@ -157,12 +177,7 @@ def run_network(network: nn.Module, images: Tensor) -> Any:
     """
     if not isinstance(network, BaseModel):
         return network(images)
-    shape = tuple(images.shape[-2:])
-    samples = [
-        DetDataSample(metainfo=dict(
-            img_id=i, img_shape=shape, ori_shape=shape, pad_shape=shape,
-            batch_input_shape=shape, scale_factor=(1., 1.)))
-        for i in range(len(images))]
+    samples = blank_samples(images)
     if count := default_proposals(network):
         box = images.new_tensor([0, 0, 32, 32])
         proposals = [InstanceData(bboxes=box.repeat(count, 1))

@@ -53,9 +53,17 @@ class _Options(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``config`` and ``--cfg-options``."""
-    parser.add_argument('config', help='config file')
+def add_config_options(parser: argparse.ArgumentParser,
+                       several: bool = False) -> None:
+    """Add ``config``, or ``configs`` if there may be several, and
+    ``--cfg-options``."""
+    if several:
+        parser.add_argument(
+            'configs', nargs='+', metavar='CONFIG', help='config files; also '
+            "of mmdet and mmpretrain: mmdet::retinanet/retinanet_r50_fpn_1x_"
+            'coco.py')
+    else:
+        parser.add_argument('config', help='config file')
     parser.add_argument(
         '--cfg-options', nargs='+', action=_Options, metavar='KEY=VALUE',
         help='override settings of the config, as train_cfg.max_epochs=6; '

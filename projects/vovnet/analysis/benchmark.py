@@ -1,0 +1,339 @@
+"""What several networks cost to run, side by side.
+
+The columns are those of the VoVNet paper's Tables 2 and 4
+(arXiv:1904.09730): speed, memory, energy per image, and computation
+efficiency, which is multiply-adds over time and which the paper prints as
+GFLOP/s. How they are measured is own work, after the advice of Zeus on
+energy (ml.energy) and the faults of mmdet 3.3.0's benchmark (read): it runs
+on CUDA only, gives one mean, and resets the peak of memory when it prints it.
+"""
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from ..errors import UserError
+from .complexity import CONVENTION, Cost
+from .conditions import conditions
+from .energy import (
+    Energy,
+    find_meter,
+    measure_idle,
+    measure_window,
+    summarise,
+)
+from .latency import (
+    ORDERS,
+    Latency,
+    matmul_peak,
+    measure_latency,
+    synchronizer,
+    turns,
+)
+from .memory import Memory, measure_memory
+from .subject import DTYPES, Input, Subject, subject_cost
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network that takes part.
+
+    Attributes:
+        name: For tables and plots.
+        cfg: Its config.
+        checkpoint: Its weights; random without.
+        accuracy: Known from elsewhere, in the unit of the caller's choice.
+    """
+    name: str
+    cfg: Config
+    checkpoint: str | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how often is measured.
+
+    Attributes:
+        repeats: Turns of each network.
+        seconds: Length of a turn.
+        order: A name of :data:`vovnet.analysis.latency.ORDERS`.
+        max_warm_up: Seconds that the warm-up of a network takes at most.
+        max_spread: Above this spread of the latency a result is marked.
+        meter: As :func:`vovnet.analysis.energy.find_meter` takes it.
+        energy_repeats: Windows of each network in which energy is measured.
+        energy_seconds: Length of such a window, and of that in which the
+            device idles.
+    """
+    repeats: int = 5
+    seconds: float = 2.0
+    order: str = 'interleaved'
+    max_warm_up: float = 20.0
+    max_spread: float = 0.2
+    meter: str = 'auto'
+    energy_repeats: int = 5
+    energy_seconds: float = 10.0
+
+
+@dataclass
+class Result:
+    """What was found about one network. The device is that of all.
+
+    Attributes:
+        entry: The network.
+        batch_size: Images of a run.
+        shapes: Shapes of the input, as (N, C, H, W), with their numbers.
+        cost: Of one image.
+        latency: Of one run.
+        memory: Peak.
+        peak: The machine's fastest matrix product, multiply-adds per second.
+        energy: None if there is no meter.
+        detections: Boxes per image that NMS left, where there was one.
+        max_spread: See :class:`Plan`.
+        notes: What else a reader has to know.
+    """
+    entry: Entry
+    batch_size: int
+    shapes: dict[tuple, int]
+    cost: Cost
+    latency: Latency
+    memory: Memory
+    peak: float
+    energy: Energy | None
+    detections: float | None
+    max_spread: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def fps(self) -> float:
+        """Images per second, from the median of the latency."""
+        return self.batch_size / self.latency.median
+
+    @property
+    def efficiency(self) -> float:
+        """The paper's GFLOP/s: multiply-adds per second."""
+        return self.cost.macs * self.fps
+
+    @property
+    def share(self) -> float:
+        """Efficiency as a share of the machine's matrix product."""
+        return self.efficiency / self.peak
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the figures must not be trusted; none if they can be."""
+        found = []
+        if self.latency.spread > self.max_spread:
+            found.append(
+                f'the times differ by {self.latency.spread:.0%} (limit '
+                f'{self.max_spread:.0%}): something disturbed them, measure '
+                'again on an idle machine')
+        if not self.latency.stable:
+            found.append('the times had not settled when the warm-up ended; '
+                         'raise --max-warm-up')
+        if self.energy is not None:
+            found += self.energy.problems
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return dict(
+            name=self.entry.name, config=self.entry.cfg.filename,
+            checkpoint=self.entry.checkpoint, accuracy=self.entry.accuracy,
+            batch_size=self.batch_size,
+            shapes=[dict(shape=shape, batches=count)
+                    for shape, count in self.shapes.items()],
+            **self.cost._asdict(), fps=self.fps,
+            latency=self.latency.to_dict(), memory=self.memory.to_dict(),
+            energy=self.energy and self.energy.to_dict(),
+            multiply_adds_per_second=self.efficiency,
+            share_of_matmul_peak=self.share, detections=self.detections,
+            problems=self.problems, notes=self.notes)
+
+
+@dataclass
+class Report:
+    """Results, and what they were measured on.
+
+    Attributes:
+        conditions: Of all results.
+        results: In the order of the entries.
+        no_energy: Why there is no energy; '' if there is.
+    """
+    conditions: dict[str, Any]
+    results: list[Result]
+    no_energy: str = ''
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON; units are SI's."""
+        return dict(
+            convention=CONVENTION, conditions=self.conditions,
+            no_energy=self.no_energy,
+            results=[result.to_dict() for result in self.results])
+
+
+def find_device(name: str) -> torch.device:
+    """Find the device that an option names.
+
+    Args:
+        name (str): As torch names it.
+
+    Returns:
+        torch.device: With its index, if it is a GPU.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    try:
+        device = torch.device(name)
+        if device.type == 'cuda' and device.index is None:
+            device = torch.device('cuda', 0)
+        torch.zeros(1, device=device)
+    except Exception as error:  # torch raises what it likes
+        reason = str(error).strip().split('\n')[0]
+        raise UserError(f'--device {name}: {reason}; use --device cpu or a '
+                        'device that torch can see') from error
+    if device.type not in ('cpu', 'cuda'):
+        raise UserError(f'--device {name}: only cpu and cuda are measured')
+    return device
+
+
+def check_plan(plan: Plan, how: Input) -> None:
+    """Refuse settings that measure nothing.
+
+    Args:
+        plan (Plan): The plan.
+        how (Input): The input.
+
+    Raises:
+        UserError: Naming the option.
+    """
+    for option, value, least in (
+            ('--repeats', plan.repeats, 1), ('--seconds', plan.seconds, 0),
+            ('--energy-repeats', plan.energy_repeats, 1),
+            ('--energy-seconds', plan.energy_seconds, 1),
+            ('--max-warm-up', plan.max_warm_up, 0),
+            ('--max-spread', plan.max_spread, 0),
+            ('--batch-size', how.batch_size, 1),
+            ('--num-images', how.num_images, 1)):
+        if not value >= least:
+            raise UserError(f'{option} {value}: give at least {least}')
+    if plan.order not in ORDERS:
+        raise UserError(f'--order {plan.order}: give one of '
+                        f'{", ".join(ORDERS)}')
+
+
+def num_steps(plan: Plan, count: int) -> int:
+    """How often :func:`benchmark` reports progress, without energy.
+
+    Args:
+        plan (Plan): The plan.
+        count (int): Number of networks.
+
+    Returns:
+        int: See above.
+    """
+    return count * (2 + plan.repeats) + 1
+
+
+def benchmark(entries: Sequence[Entry], how: Input, plan: Plan,
+              progress: Callable[[str, int], None] = lambda *_: None
+              ) -> Report:
+    """Measure networks side by side.
+
+    Args:
+        entries (Sequence[Entry]): The networks. All stay on the device.
+        how (Input): What they run on.
+        plan (Plan): How long and how often.
+        progress (Callable): Called after each step with what comes next, and
+            with the number of steps that are to come beyond
+            :func:`num_steps`.
+
+    Returns:
+        Report: What was found.
+
+    Raises:
+        UserError: If a setting measures nothing, the device is not there, or
+            a network cannot be built or run.
+    """
+    check_plan(plan, how)
+    device = find_device(how.device)
+    meter = find_meter(device, plan.meter)
+    if device.type == 'cuda':
+        # Only for a fixed shape does cuDNN's search for algorithms pay.
+        torch.backends.cudnn.benchmark = how.data is None
+    on = conditions(device)
+    subjects, memories, costs = [], [], []
+    for entry in entries:
+        progress(f'building {entry.name}', 0)
+
+        def build(entry: Entry = entry) -> tuple:
+            subject = Subject(entry.cfg, how, entry.checkpoint)
+            return subject.network, subject.tensors, subject
+
+        memory, subject = measure_memory(build, device)
+        memories.append(memory)
+        subjects.append(subject)
+        costs.append(subject_cost(entry.cfg, subject))
+    progress("the machine's matrix product", 0)
+    peak = matmul_peak(device, DTYPES[how.dtype])
+    latencies = measure_latency(
+        subjects, device, plan.repeats, plan.seconds, plan.order,
+        max_warm_up=plan.max_warm_up, progress=lambda: progress('latency', 0))
+    energies = ([None] * len(entries) if not meter else _measure_energy(
+        subjects, how, plan, meter, device, progress))
+    results = [
+        Result(entry, how.batch_size, dict(subject.shapes), cost, latency,
+               memory, peak, energy, subject.detections(), plan.max_spread,
+               notes)
+        for entry, subject, (cost, notes), latency, memory, energy in zip(
+            entries, subjects, costs, latencies, memories, energies)]
+    return Report(dict(_settings(how, plan, peak), **on), results,
+                  '' if meter else meter.reason)
+
+
+def _measure_energy(subjects: Sequence[Subject], how: Input, plan: Plan,
+                    meter: Any, device: torch.device,
+                    progress: Callable[[str, int], None]) -> list[Energy]:
+    progress('energy of the idle device',
+             1 + len(subjects) * plan.energy_repeats)
+    sync = synchronizer(device)
+    sync()
+    idle = measure_idle(meter, plan.energy_seconds)
+    before = meter.state()
+    windows = [[] for _ in subjects]
+    for index in turns(len(subjects), plan.energy_repeats, plan.order):
+        progress('energy', 0)
+        subjects[index]()
+        windows[index].append(measure_window(
+            meter, subjects[index], how.batch_size, plan.energy_seconds,
+            sync))
+    after = meter.state()
+    return [summarise(found, idle, meter, before, after)
+            for found in windows]
+
+
+def _settings(how: Input, plan: Plan, peak: float) -> dict[str, Any]:
+    """What was chosen, in words."""
+    shape = ('x'.join(map(str, how.shape)) if how.shape else
+             "the config's test size")
+    converted = ('weights and input' if how.part == 'backbone' else
+                 'autocast') if how.dtype != 'fp32' else 'as built'
+    return {
+        'date': time.strftime('%Y-%m-%d'),
+        'timed': how.work,
+        'input': (f'noise of {shape} px' if how.data is None else
+                  f'{how.data}, prepared before'),
+        'batch': how.batch_size,
+        'device': how.device,
+        'dtype': f'{how.dtype} ({converted})',
+        'memory format': ('channels last' if how.channels_last else
+                          'contiguous'),
+        'repeats': (f'{plan.repeats} of {plan.seconds:g} s, {plan.order}, '
+                    'after a warm-up until stable'),
+        'limit of the spread': plan.max_spread,
+        "machine's matrix product, G multiply-adds/s": round(peak / 1e9, 1),
+    }

@@ -1,0 +1,326 @@
+"""A benchmark's results as tables, files and the paper's figures.
+
+The plots are the VoVNet paper's Figures 3 and 4 (arXiv:1904.09730): speed and
+computation efficiency against energy per image, accuracy against speed.
+Drawn with matplotlib.
+"""
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from textwrap import wrap
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from ..errors import UserError
+from .benchmark import Report, Result
+from .complexity import CONVENTION
+
+MARK = ' !'
+FORMATS = ('.json', '.csv', '.md')
+
+
+class Column(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        title: With its unit.
+        value: Of a result; None is shown as n/a.
+        form: How a number is written.
+    """
+    title: str
+    value: Callable[[Result], float | None]
+    form: str
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else value / scale
+
+
+COLUMNS = (
+    Column('parameters, M', lambda r: r.cost.params / 1e6, '.2f'),
+    Column('multiply-adds, G', lambda r: r.cost.macs / 1e9, '.2f'),
+    Column('memory access cost, M',
+           lambda r: r.cost.memory_access_cost / 1e6, '.1f'),
+    Column('elements, M', lambda r: r.cost.elements / 1e6, '.1f'),
+    Column('concat, MB', lambda r: r.cost.cat_bytes / 1e6, '.1f'),
+    Column('FPS', lambda r: r.fps, '.1f'),
+    Column('median, ms', lambda r: r.latency.median * 1e3, '.1f'),
+    Column('p95, ms', lambda r: r.latency.p95 * 1e3, '.1f'),
+    Column('spread, %', lambda r: r.latency.spread * 100, '.0f'),
+    Column('peak memory, MB', lambda r: r.memory.tensors / 1e6, '.0f'),
+    Column('reserved, MB', lambda r: _scaled(r.memory.reserved, 1e6), '.0f'),
+    Column('system, MB', lambda r: _scaled(r.memory.system, 1e6), '.0f'),
+    Column('J/image', lambda r: r.energy and r.energy.joules_per_image,
+           '.3g'),
+    Column('J/image above idle', lambda r: r.energy and r.energy.net_of_idle,
+           '.3g'),
+    Column('GFLOP/s', lambda r: r.efficiency / 1e9, '.1f'),
+    Column('% of peak', lambda r: r.share * 100, '.0f'),
+)
+
+LEGEND = (
+    CONVENTION,
+    'FPS: images per second, from the median of the time that one run takes; '
+    'p95: 95 % of the runs are faster; spread: the middle 90 % of the times '
+    'differ by so much of the median.',
+    'GFLOP/s: multiply-adds per second, as the VoVNet paper counts; % of '
+    "peak: their share of this machine's fastest matrix product, measured in "
+    'the same run.',
+    'Peak memory: weights, input and the most that torch had allocated at '
+    'once. Reserved: what its CUDA allocator took for that. System: on CUDA '
+    "all that the driver says is in use, other programs' too; on a CPU the "
+    'growth of the process.',
+)
+
+
+def cells(report: Report) -> list[list[str]]:
+    """The table as text.
+
+    Columns that no result has are left out, except energy's, which is n/a.
+
+    Args:
+        report (Report): Results.
+
+    Returns:
+        list[list[str]]: A header, and a row for each network. Results that
+        must not be trusted are marked.
+    """
+    kept = [column for column in COLUMNS
+            if column.title == 'J/image'
+            or any(column.value(r) is not None for r in report.results)]
+    rows = [['network', *(column.title for column in kept)]]
+    if any(result.entry.accuracy is not None for result in report.results):
+        rows[0].append('accuracy (given)')
+    for result in report.results:
+        values = [column.value(result) for column in kept]
+        row = ['n/a' if value is None else f'{value:{column.form}}'
+               for column, value in zip(kept, values)]
+        if result.problems:
+            row[rows[0].index('spread, %') - 1] += MARK
+        if len(rows[0]) > len(row) + 1:
+            row.append('n/a' if result.entry.accuracy is None else
+                       f'{result.entry.accuracy:g}')
+        rows.append([result.entry.name, *row])
+    return rows
+
+
+def remarks(report: Report) -> list[str]:
+    """What has to be read with the table.
+
+    Args:
+        report (Report): Results.
+
+    Returns:
+        list[str]: A sentence or two each.
+    """
+    found = []
+    for result in report.results:
+        name = result.entry.name
+        found += [f'{name}{MARK} {problem}.' for problem in result.problems]
+        found += [f'{name}: {note}' for note in result.notes]
+        if result.detections is not None:
+            weights = ('' if result.entry.checkpoint else
+                       ' of random weights, which say nothing of a trained '
+                       "detector's")
+            found.append(f'{name}: NMS left {result.detections:.0f} boxes '
+                         f'per image{weights}.')
+    if report.no_energy:
+        found.append(f'Energy: n/a, {report.no_energy}.')
+    for energy in (r.energy for r in report.results[:1] if r.energy):
+        found.append(f'Energy: {energy.method}, of the {energy.scope}.')
+    return found
+
+
+def terminal_table(report: Report, width: int) -> Table:
+    """The table for a terminal: turned if it is too wide.
+
+    Args:
+        report (Report): Results.
+        width (int): Of the terminal, characters.
+
+    Returns:
+        Table: Networks in rows or, where they do not fit, in columns.
+    """
+    rows = cells(report)
+    wide = sum(3 + max(map(len, (*wrap(column[0], 14), *column[1:])))
+               for column in zip(*rows))
+    if wide > width:
+        rows = list(zip(*rows))
+    table = Table(title=report.conditions['timed'])
+    for i, title in enumerate(rows[0]):
+        table.add_column('\n'.join(wrap(title, 14)), overflow='fold',
+                         justify='right' if i else 'left')
+    for row in rows[1:]:
+        table.add_row(*row)
+    return table
+
+
+def markdown(report: Report) -> str:
+    """The table with its conditions, for a page.
+
+    Args:
+        report (Report): Results.
+
+    Returns:
+        str: Markdown.
+    """
+    header, *rows = cells(report)
+    lines = ['| ' + ' | '.join(row) + ' |' for row in (
+        header, ['---', *['---:'] * (len(header) - 1)], *rows)]
+    conditions = [f'- {key}: {value}'
+                  for key, value in report.conditions.items()]
+    state = next((r.energy for r in report.results if r.energy), None)
+    if state is not None:
+        conditions += [f'- {when} the energy: {found}' for when, found in (
+            ('before', state.before), ('after', state.after))]
+    return '\n'.join([*lines, '', *remarks(report), '', *conditions, '',
+                      *LEGEND, ''])
+
+
+def to_csv(report: Report) -> str:
+    """One line for each network, its conditions in it.
+
+    Args:
+        report (Report): Results.
+
+    Returns:
+        str: CSV with a header; numbers are not rounded.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(['network', 'config', 'checkpoint', 'accuracy',
+                     *(column.title for column in COLUMNS), 'detections',
+                     'problems', *report.conditions, 'no energy'])
+    for r in report.results:
+        writer.writerow([
+            r.entry.name, r.entry.cfg.filename, r.entry.checkpoint or 'random',
+            '' if r.entry.accuracy is None else r.entry.accuracy,
+            *('' if (value := column.value(r)) is None else value
+              for column in COLUMNS),
+            '' if r.detections is None else r.detections,
+            '; '.join(r.problems), *report.conditions.values(),
+            report.no_energy])
+    return out.getvalue()
+
+
+def save(report: Report, files: Sequence[str]) -> None:
+    """Write results.
+
+    Args:
+        report (Report): Results.
+        files (Sequence[str]): The suffix says what is written.
+    """
+    for file in map(Path, files):
+        text = {'.json': lambda: json.dumps(report.to_dict(), indent=1),
+                '.csv': lambda: to_csv(report),
+                '.md': lambda: markdown(report)}[file.suffix]()
+        file.write_text(text)
+
+
+def check_files(files: Sequence[str], overwrite: bool = False) -> None:
+    """Refuse results' files before anything is measured.
+
+    Args:
+        files (Sequence[str]): Their folders are made.
+        overwrite (bool): Whether one may be there already.
+
+    Raises:
+        UserError: If a name does not end in one of :data:`FORMATS`, or a file
+            is there or cannot be written.
+    """
+    for file in map(Path, files):
+        if file.suffix not in FORMATS:
+            raise UserError(f'--out {file}: end the name in '
+                            f'{", ".join(FORMATS)}')
+        if file.exists() and not overwrite:
+            raise UserError(f'--out {file}: is there already; choose another '
+                            'name, or add --overwrite')
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, 'a'):
+                pass
+            if not file.stat().st_size:
+                file.unlink()
+        except OSError as error:
+            raise UserError(f'--out {file}: {error.strerror}; choose another '
+                            'place') from error
+
+
+def plot(report: Report, folder: str) -> list[Path]:
+    """Draw the paper's Figures 3 and 4 for the networks measured.
+
+    Args:
+        report (Report): Results.
+        folder (str): Where; it is made.
+
+    Returns:
+        list[Path]: The pictures that could be drawn: those with energy need
+        a meter, those with accuracy an accuracy. Without energy, efficiency
+        is drawn against speed.
+    """
+    from matplotlib.figure import Figure  # slow to import, seldom needed
+
+    speed = 'speed, images/s', lambda r: r.fps
+    efficiency = ('computation efficiency,\nG multiply-adds/s',
+                  lambda r: r.efficiency / 1e9)
+    energy = ('energy, J/image', lambda r: r.energy
+              and r.energy.joules_per_image)
+    accuracy = 'accuracy (given)', lambda r: r.entry.accuracy
+    wanted = [('fps_energy', energy, speed),
+              ('efficiency_energy', energy, efficiency),
+              ('accuracy_fps', speed, accuracy)]
+    if report.no_energy:
+        wanted.append(('efficiency_fps', speed, efficiency))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for name, x, y in wanted:
+        points = [(x[1](r), y[1](r), r.entry.name) for r in report.results]
+        points = [p for p in points if None not in p]
+        if not points:
+            continue
+        figure = Figure(figsize=(6.4, 4.8), dpi=150, layout='constrained')
+        axes = figure.subplots()
+        _scatter(axes, points)
+        axes.set_xlabel(x[0])
+        axes.set_ylabel(y[0])
+        axes.set_title(_where(report.conditions), fontsize=8)
+        drawn.append(Path(folder, f'{name}.png'))
+        figure.savefig(drawn[-1])
+    return drawn
+
+
+def _scatter(axes: Any, points: Sequence[tuple]) -> None:
+    """Points with their names, which leave room for each other."""
+    for x, y, _ in points:
+        axes.plot(x, y, 'o', markersize=8)
+    axes.margins(0.2)
+    axes.set_xlim(left=max(0, axes.get_xlim()[0]))
+    axes.grid(alpha=0.3)
+    axes.figure.draw_without_rendering()
+    taken = []
+    for x, y, name in sorted(points):
+        for dx, dy, ha in ((8, 4, 'left'), (8, -12, 'left'), (-8, 4, 'right'),
+                           (-8, -12, 'right'), (0, 14, 'center'),
+                           (0, -22, 'center')):
+            label = axes.annotate(name, (x, y), (dx, dy), ha=ha,
+                                  textcoords='offset points', fontsize=9)
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            label.remove()
+        else:
+            label = axes.annotate(name, (x, y), (8, 4),
+                                  textcoords='offset points', fontsize=9)
+        taken.append(label.get_window_extent())
+
+
+def _where(conditions: dict[str, Any]) -> str:
+    """The conditions that a picture must not be without, in two lines."""
+    machine = conditions.get('GPU') or (
+        f'{conditions["processor"]}, {conditions["threads"]} threads')
+    return (f'{conditions["timed"]}; {conditions["input"]}, batch '
+            f'{conditions["batch"]}\n{machine}, {conditions["dtype"]}, '
+            f'torch {conditions["torch"]}')

@@ -1,0 +1,165 @@
+"""Speed, energy, memory, computation: ``benchmark.py CONFIG [CONFIG ...]``.
+
+Measures detectors or their backbones side by side, on noise or on real
+images, with random weights or trained ones (:mod:`vovnet.analysis`).
+"""
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+from vovnet.analysis import report
+from vovnet.analysis.benchmark import Entry, Plan, benchmark, num_steps
+from vovnet.analysis.latency import ORDERS
+from vovnet.analysis.networks import PARTS, load_any_config
+from vovnet.analysis.subject import DTYPES, TEST_SET, Input
+from vovnet.errors import UserError, one_line
+from vovnet.runtime import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Measure what networks cost to run, side by side',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    launch.add_config_options(parser, several=True)
+    what = parser.add_argument_group('what is measured')
+    what.add_argument('--part', choices=PARTS, default='detector',
+                      help='the whole model, or its backbone alone')
+    what.add_argument('--nms', choices=['in', 'out'], default='in',
+                      help='with or without decoding and NMS')
+    what.add_argument('--checkpoints', nargs='+', default=[], metavar='FILE',
+                      help='weights of each config, or none; random without')
+    what.add_argument('--names', nargs='+', default=[], metavar='NAME',
+                      help='of each config, for the tables (default: of the '
+                      'file)')
+    what.add_argument('--accuracies', nargs='+', type=float, default=[],
+                      metavar='AP', help='of each config, known from '
+                      'elsewhere, for the table and --plot')
+    what.add_argument('--shape', nargs='+', type=int, metavar='PX',
+                      help='height and width of the noise (default: of the '
+                      "config's test pipeline)")
+    what.add_argument('--batch-size', type=int, default=1, metavar='N',
+                      help='images of a run')
+    what.add_argument('--data', nargs='?', const=TEST_SET, metavar='IMAGES',
+                      help="real images in place of noise: a folder's, or "
+                      "without a name those of the config's test set")
+    what.add_argument('--num-images', type=int, default=16, metavar='N',
+                      help='of --data, at most')
+    where = parser.add_argument_group('where and how')
+    where.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU '
+                       'if there is one)')
+    where.add_argument('--dtype', choices=DTYPES, default='fp32',
+                       help='backbones are converted, whole models run under '
+                       'autocast')
+    where.add_argument('--channels-last', action='store_true',
+                       help='channels are the fastest dimension in memory')
+    where.add_argument('--threads', type=int, metavar='N',
+                       help="of the CPU (default: torch's choice)")
+    how = parser.add_argument_group('how long')
+    plan = Plan()
+    how.add_argument('--repeats', type=int, default=plan.repeats, metavar='N',
+                     help='turns of each network')
+    how.add_argument('--seconds', type=float, default=plan.seconds,
+                     metavar='S', help='length of a turn')
+    how.add_argument('--order', choices=ORDERS, default=plan.order,
+                     help='of the turns')
+    how.add_argument('--max-warm-up', type=float, default=plan.max_warm_up,
+                     metavar='S', help='a warm-up ends when the times have '
+                     'settled, or after so many seconds')
+    how.add_argument('--max-spread', type=float, default=plan.max_spread,
+                     metavar='SHARE', help='a larger spread of the times is '
+                     'marked')
+    how.add_argument('--meter', default=plan.meter,
+                     choices=['auto', 'nvml', 'rapl', 'zeus', 'none'],
+                     help='what measures energy')
+    how.add_argument('--energy-repeats', type=int, metavar='N',
+                     default=plan.energy_repeats,
+                     help='windows of each network')
+    how.add_argument('--energy-seconds', type=float, metavar='S',
+                     default=plan.energy_seconds, help='length of a window')
+    out = parser.add_argument_group('results')
+    out.add_argument('--out', nargs='+', default=[], metavar='FILE',
+                     help=f'written in the format of their names: '
+                     f'{", ".join(report.FORMATS)}')
+    out.add_argument('--overwrite', action='store_true',
+                     help='files of --out that are there')
+    out.add_argument('--plot', metavar='DIR', help="draw the paper's Figures "
+                     '3 and 4')
+    return parser.parse_args()
+
+
+def entries(args: argparse.Namespace) -> list[Entry]:
+    """The networks, each with what the options say of it."""
+    for option in ('checkpoints', 'names', 'accuracies'):
+        given = getattr(args, option)
+        if given and len(given) != len(args.configs):
+            raise UserError(f'--{option}: {len(given)} for '
+                            f'{len(args.configs)} configs; give as many')
+    names = args.names or [Path(c.split('::')[-1]).stem for c in args.configs]
+    checkpoints = [None if c == 'none' else c for c in args.checkpoints]
+    return [
+        Entry(name, load_any_config(config, args.cfg_options), checkpoint,
+              accuracy)
+        for name, config, checkpoint, accuracy in zip(
+            names, args.configs, checkpoints or [None] * len(names),
+            args.accuracies or [None] * len(names))]
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    report.check_files(args.out, args.overwrite)
+    if args.plot:
+        launch.check_work_dir(args.plot, '--plot')
+    if args.threads is not None:
+        if args.threads < 1:
+            raise UserError(f'--threads {args.threads}: give at least 1')
+        torch.set_num_threads(args.threads)
+    if not args.device:
+        args.device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    how = Input(args.part, args.nms == 'in', args.shape, args.batch_size,
+                args.data, args.num_images, args.device, args.dtype,
+                args.channels_last)
+    plan = Plan(args.repeats, args.seconds, args.order, args.max_warm_up,
+                args.max_spread, args.meter, args.energy_repeats,
+                args.energy_seconds)
+    networks = entries(args)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task('', total=num_steps(plan, len(networks)))
+
+        def progress(text: str, more: int) -> None:
+            total = bar.tasks[0].total + more
+            bar.update(task, description=text, total=total, advance=1)
+
+        found = benchmark(networks, how, plan, progress)
+    report.save(found, args.out)
+    console = Console()
+    if console.is_terminal:
+        width = console.width
+    else:  # rather long than cut
+        width = console.width = 10_000
+    view = report.terminal_table(found, width)
+    if not console.is_terminal:
+        console.width = max(80, console.measure(view).maximum)
+    console.print(view)
+    for line in report.remarks(found):
+        console.print(line, highlight=False, markup=False)
+    console.print('Conditions: ' + '; '.join(
+        f'{key}: {value}' for key, value in found.conditions.items()),
+        highlight=False, markup=False)
+    for line in report.LEGEND:
+        console.print(line, style='dim', highlight=False, markup=False)
+    pictures = report.plot(found, args.plot) if args.plot else []
+    for file in (*args.out, *pictures):
+        console.print(f'Written: {file}', highlight=False, markup=False)
+
+
+if __name__ == '__main__':
+    main()
