@@ -11,6 +11,7 @@ from .backbones import (
 # The backbones serve the other OpenMMLab libraries too, without mmdet.
 if find_spec('mmdet'):
     from . import dense_heads, necks, task_modules  # noqa: F401
+    from .backbones import refinedet_caffe  # noqa: F401
 
 __all__ = [
     'CIFARNet', 'DSODDenseNet', 'VoVNet', 'arch_settings',
