@@ -131,12 +131,14 @@ class OSABlock(nn.Module):
         ese (bool): Put eSE behind the aggregating convolution.
         norm_cfg (dict): Config of the norm layers.
         act_cfg (dict): Config of the activations.
+        bottleneck (bool): Put a 1x1 convolution, with half the channels of
+            the 3x3 ones, before each of them.
     """
 
     def __init__(self, in_channels: int, layer_channels: int,
                  out_channels: int, num_layers: int, depthwise: bool,
                  residual: bool, ese: bool, norm_cfg: dict,
-                 act_cfg: dict) -> None:
+                 act_cfg: dict, bottleneck: bool = False) -> None:
         super().__init__()
         cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.residual = residual
@@ -147,8 +149,14 @@ class OSABlock(nn.Module):
             channels = layer_channels
         self.layers = nn.ModuleList()
         for _ in range(num_layers):
-            self.layers.append(
-                conv3x3(channels, layer_channels, 1, depthwise, **cfg))
+            if bottleneck:
+                narrow = layer_channels // 2
+                self.layers.append(nn.Sequential(
+                    ConvModule(channels, narrow, 1, **cfg),
+                    conv3x3(narrow, layer_channels, 1, depthwise, **cfg)))
+            else:
+                self.layers.append(
+                    conv3x3(channels, layer_channels, 1, depthwise, **cfg))
             channels = layer_channels
         self.aggregation = ConvModule(
             in_channels + num_layers * layer_channels, out_channels, 1, **cfg)
@@ -236,6 +244,11 @@ class VoVNet(BaseModule):
             all but the first block of a stage.
         ese (str, optional): eSE in 'none', the 'last' block of each stage, or
             'all' blocks.
+        bottleneck (bool): Put a 1x1 convolution before each 3x3 one of the
+            OSA blocks, with half of the latter's channels. In the V1 paper's
+            Table 3 this is cheaper on paper, slower and less accurate. The
+            text there says half of the input's channels, which differs in
+            the first layer of a block; the table's figures are of this.
         norm_cfg (dict): Config of the norm layers. Group norm on slim archs
             needs ``num_groups=16``: 32 does not divide their widths.
         norm_eval (bool): Keep all batch norm layers in eval mode in training.
@@ -266,6 +279,7 @@ class VoVNet(BaseModule):
         stem: str | None = None,
         residual: bool | None = None,
         ese: str | None = None,
+        bottleneck: bool = False,
         norm_cfg: dict = dict(type='BN'),  # noqa: B006
         norm_eval: bool = False,
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
@@ -334,6 +348,7 @@ class VoVNet(BaseModule):
                         residual=residual and b > 0,
                         ese=ese == 'all' or
                         (ese == 'last' and b == num_blocks - 1),
+                        bottleneck=bottleneck,
                         **cfg))
                 channels = spec.aggregated_channels[i]
             # The papers count the stem as stage 1.
