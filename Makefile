@@ -9,12 +9,14 @@ VENV := .venv/bin/python
 export GOMP_SPINCOUNT ?= 10000
 DEMO_CONFIG := configs/demo/retinanet_vovnet-27-slim_fpn_shapes.py
 DEMO_DIR := work_dirs/demo
+COMPARE_DIR := work_dirs/compare
 DEMO_CHECKPOINT := $(DEMO_DIR)/epoch_3.pth
 
-.PHONY: help setup demo demo-clean test lint lock
+.PHONY: help setup demo demo-clean compare test lint lock
 
 help:
 	@echo 'make demo   train, evaluate and draw a small detector (setup + 6 minutes)'
+	@echo 'make compare  VoVNet beside ResNet and DenseNet: speed, memory, energy (setup + 3 minutes)'
 	@echo 'make test   lint and the whole test suite (setup + 3 to 5 minutes)'
 	@echo 'make lint   style only'
 	@echo 'make setup  the environment alone (2 to 4 minutes, 6 GB)'
@@ -44,6 +46,19 @@ demo: setup
 
 demo-clean:
 	rm -rf $(DEMO_DIR) data/shapes
+
+compare: setup
+	@$(VENV) tools/analysis_tools/benchmark.py \
+		configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py \
+		configs/retinanet/retinanet_vovnet-57_fpn_1x_coco.py \
+		mmdet::retinanet/retinanet_r50_fpn_1x_coco.py \
+		mmdet::retinanet/retinanet_r101_fpn_1x_coco.py \
+		mmpretrain::densenet/densenet201_4xb256_in1k.py \
+		mmpretrain::densenet/densenet161_4xb256_in1k.py \
+		--names VoVNet-39 VoVNet-57 ResNet-50 ResNet-101 DenseNet-201 \
+		DenseNet-161 --part backbone --shape 320 --overwrite \
+		--out $(COMPARE_DIR)/compare.md $(COMPARE_DIR)/compare.csv \
+		$(COMPARE_DIR)/compare.json --plot $(COMPARE_DIR) $(ARGS)
 
 lint: setup
 	@echo 'lint: ruff'

@@ -10,7 +10,7 @@ import torch
 from ..ops import backend
 from ..version import __version__
 
-PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet',
+PACKAGES = ('torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet',
             'mmpretrain')
 
 
@@ -43,6 +43,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
     else:
         found['instructions'] = torch.backends.cpu.get_cpu_capability()
     found['python'] = platform.python_version()
+    found['torch'] = torch.__version__
     for package in PACKAGES:
         try:
             found[package] = version(package)

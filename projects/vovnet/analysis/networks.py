@@ -82,7 +82,7 @@ def build_network(cfg: Config, part: str = 'detector') -> nn.Module:
 
 def _backbone(cfg: Config) -> dict:
     model = cfg.get('model') or {}
-    if 'backbone' not in model:
+    if not model.get('backbone'):
         raise UserError(
             f'config {cfg.filename}: has no model.backbone (model: '
             f'{model.get("type", "none")}); give the config of a detector '
