@@ -443,6 +443,12 @@ def test_checkpointing_under_ddp(tmp_path):
      'arch stem_channels=8 must be a sequence'),
     (dict(frozen_stages=5),
      'frozen_stages=5 is not one of -1, 0, 1, 2, 3, 4'),
+    (dict(out_features=('stage1', )), "out_features='stage1' is not one of "
+     "'stage2', 'stage3', 'stage4', 'stage5'"),
+    (dict(out_features=('stage4', ), out_indices=(2, )), 'give one of them'),
+    (dict(pool='same'), "pool='same' is not one of 'ceil', 'padded'"),
+    (dict(residual='all'),
+     "residual='all' is not one of False, True, 'same-width'"),
     (dict(ese='first'), "ese='first' is not one of 'none', 'last', 'all'"),
     (dict(stem='paper'), "stem='paper' is not one of 'pooled', 'strided'"),
     (dict(arch=dict(depth=39)), "'depth' is not one of 'num_blocks'"),
@@ -502,37 +508,45 @@ def test_pretrained(tmp_path, log, prefix, given):
         '0 unexpected')
 
 
-def test_partly_pretrained_is_reported(tmp_path, log):
-    theirs = VoVNet(TINY)
-    state = theirs.state_dict()
-    state['head.fc.weight'] = torch.zeros(3)
+def test_partly_pretrained_is_an_error(tmp_path):
+    state = VoVNet(TINY).state_dict()
     # One tensor is left out and one has another shape.
-    del state['stage3.block2.aggregation.conv.weight']
+    del state['stage3.block2.layers.1.conv.weight']
     state['stem.0.conv.weight'] = torch.zeros(8, 1, 3, 3)
     path = str(tmp_path / 'a.pth')
     torch.save(state, path)
-    ours = VoVNet(TINY,
-                  init_cfg=dict(type='Pretrained', checkpoint=path))
-    ours.init_weights()
-    level, text = log[-1]
-    assert level == 'warning'
-    total = num_tensors(theirs)
-    assert f'{total - 2} tensors loaded' in text
-    assert '2 missing, 2 unexpected' in text
-    assert 'stage3.block2.aggregation.conv.weight' in text
-    assert 'head.fc.weight' in text
+    ours = VoVNet(TINY, init_cfg=dict(type='Pretrained', checkpoint=path))
+    with pytest.raises(ValueError) as error:
+        ours.init_weights()
+    text = str(error.value)
+    assert f'{path}: 2 of {num_tensors(ours)} tensors of the backbone' in text
+    assert 'stage3.block2.layers.1.conv.weight is not in the file' in text
+    assert '\n' not in text
 
 
-@pytest.mark.parametrize('prefix', [None, 'neck.'])
-def test_pretrained_with_nothing_that_fits_is_an_error(tmp_path, prefix):
-    path = save(tmp_path / 'a.pth', VoVNet(TINY),
-                'backbone.')
+def test_what_the_backbone_has_no_use_for_is_reported(tmp_path, log):
+    theirs = VoVNet(TINY)
+    state = theirs.state_dict()
+    state['head.fc.weight'] = torch.zeros(3)
+    path = str(tmp_path / 'a.pth')
+    torch.save(state, path)
+    VoVNet(TINY, init_cfg=dict(
+        type='Pretrained', checkpoint=path)).init_weights()
+    assert log[-1] == (
+        'warning', f'VoVNet: {num_tensors(theirs)} tensors loaded from {path},'
+        ' 0 missing, 1 unexpected: head.fc.weight')
+
+
+@pytest.mark.parametrize('prefix, told', [
+    (None, "set arch='V1-27-slim'"), ('neck.', "behind 'backbone.'")])
+def test_pretrained_with_nothing_that_fits_is_an_error(tmp_path, prefix,
+                                                       told):
+    path = save(tmp_path / 'a.pth', VoVNet('V1-27-slim'), 'backbone.')
     cfg = ConfigDict(type='Pretrained', checkpoint=path, prefix=prefix)
     with pytest.raises(ValueError) as error:
-        VoVNet('V1-27-slim', init_cfg=cfg).init_weights()
+        VoVNet(TINY, init_cfg=cfg).init_weights()
     text = str(error.value)
-    assert path in text and 'backbone.stem.0.conv.weight' in text
-    assert '\n' not in text
+    assert path in text and told in text and '\n' not in text
 
 
 def test_pretrained_in_a_list_is_loaded_and_checked(tmp_path, log):
@@ -544,7 +558,7 @@ def test_pretrained_in_a_list_is_loaded_and_checked(tmp_path, log):
         kaiming, dict(type='Pretrained', checkpoint=good)])
     ours.init_weights()
     assert torch.equal(ours.stem[1].conv.weight, theirs.stem[1].conv.weight)
-    bad = save(tmp_path / 'b.pth', theirs, 'x.')
+    bad = save(tmp_path / 'b.pth', theirs.stem)
     ours = VoVNet(TINY, init_cfg=[
         kaiming, dict(type='Pretrained', checkpoint=bad)])
     with pytest.raises(ValueError, match='none of its tensors fits'):
@@ -552,10 +566,10 @@ def test_pretrained_in_a_list_is_loaded_and_checked(tmp_path, log):
 
 
 @pytest.mark.parametrize('content, told', [
-    ([1, 2], 'holds no named tensors but list'),
-    (torch.zeros(3), 'holds no named tensors but Tensor'),
-    (dict(state_dict=None), 'holds no named tensors but NoneType'),
-    (dict(state_dict={'stem.0.conv.weight': 3}), 'none of its tensors'),
+    ([1, 2], r'holds no named tensors \(but: list\)'),
+    (torch.zeros(3), r'holds no named tensors \(but: Tensor\)'),
+    (dict(state_dict=None), r'holds no named tensors \(but: state_dict\)'),
+    (dict(state_dict={'stem.0.conv.weight': 3}), 'holds no named tensors'),
     ({'stem.0.bn.num_batches_tracked': torch.tensor(0)},
      'none of its tensors'),
 ])
@@ -573,6 +587,30 @@ def test_pretrained_with_wrong_options(options):
     model = VoVNet(TINY, init_cfg=dict(type='Pretrained', **options))
     with pytest.raises(ValueError, match='takes checkpoint and'):
         model.init_weights()
+
+
+@pytest.mark.parametrize('pool, sizes', [
+    ('ceil', (75, 37, 18, 9)), ('padded', (75, 38, 19, 10))])
+def test_pools(pool, sizes):
+    model = VoVNet('V1-27-slim', pool=pool).eval()
+    with torch.inference_mode():
+        outs = model(torch.zeros(1, 3, 300, 64))
+    assert tuple(out.shape[2] for out in outs) == sizes
+
+
+def test_residual_where_the_width_stays():
+    model = VoVNet('V1-27-slim', residual='same-width')
+    assert [getattr(model, name).block1.residual
+            for name in model.stage_names] == [True, False, False, False]
+
+
+def test_names_of_mmdet3d():
+    model = VoVNet(arch='V-99-eSE', out_features=('stage4', 'stage5'))
+    assert model.out_channels == (768, 1024) and model.strides == (16, 32)
+    assert model.dialect == VoVNet('V2-99').dialect
+    for name in ('19-slim-dw', '19-dw', '19-slim', '19', '39', '57'):
+        assert VoVNet(f'V-{name}-eSE').out_channels == VoVNet(
+            f'V2-{name}').out_channels
 
 
 def test_kaiming_by_default():

@@ -1,8 +1,17 @@
 """Other people's weights, and one's own: read as data, never as code."""
+from .dialect import Dialect, Normalization
+from .download import fetch
 from .match import Match, get_state_dict, load_whole, match
+from .pretrained import PretrainedVoVNet
+from .published import PUBLISHED, Published
 from .safe_load import SAFE_GLOBALS, load_file
+from .schemes import SCHEMES
+from .timm_hub import timm_file
+from .weights import Weights, interpret, read_weights, to_scheme
 
 __all__ = [
-    'SAFE_GLOBALS', 'Match', 'get_state_dict', 'load_file', 'load_whole',
-    'match'
+    'PUBLISHED', 'SAFE_GLOBALS', 'SCHEMES', 'Dialect', 'Match',
+    'Normalization', 'PretrainedVoVNet', 'Published', 'Weights', 'fetch',
+    'get_state_dict', 'interpret', 'load_file', 'load_whole', 'match',
+    'read_weights', 'timm_file', 'to_scheme'
 ]

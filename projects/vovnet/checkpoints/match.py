@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..models import VoVNet
+from .schemes import own_names
 
 
 class Match(NamedTuple):
@@ -82,9 +84,13 @@ def match(model: nn.Module, weights: Mapping[str, Tensor]) -> Match:
 
     Returns:
         Match: ``num_batches_tracked``, which torch before 0.4.1 did not
-        write and nothing of the forward pass reads, is never missed.
+        write and nothing of the forward pass reads, is never missed. A VoVNet
+        in other libraries' names counts by its own, which are loaded too.
     """
     own = model.state_dict()
+    for name, module in model.named_modules():
+        if isinstance(module, VoVNet):
+            weights = own_names(weights, f'{name}.' if name else '')
     both = [key for key in own if key in weights]
     return Match(
         loaded=[k for k in both if own[k].shape == weights[k].shape],

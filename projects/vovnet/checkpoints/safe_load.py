@@ -5,6 +5,8 @@ checkpoint besides tensors was read in mmengine 0.10.7
 (``runner/runner.py:save_checkpoint``, ``logging/history_buffer.py``) and
 confirmed by ``torch.serialization.get_unsafe_globals_in_checkpoint``.
 
+Also read: safetensors, and a checkpoint in a zip archive (pytorchcv's).
+
 Importing this module makes MMEngine load through it, whatever asks
 (``Runner``, ``init_cfg=dict(type='Pretrained')``, inferencers) and whatever
 the scheme:
@@ -12,7 +14,8 @@ the scheme:
 - local files by ``CheckpointLoader.register_scheme``;
 - ``http(s)://``, ``torchvision://``, ``open-mmlab://``, ``mmcls://`` by the
   ``load_url`` that all of them call. torch's own defaults to
-  ``weights_only=False``, so that a link could run code.
+  ``weights_only=False``, so that a link could run code, and keeps what a
+  broken connection has left of a file.
 
 ``weights_only`` is always given explicitly, which the environment variable
 ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` cannot override, and nothing falls back to
@@ -24,8 +27,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import Any
-from urllib.error import URLError
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..errors import UserError
+from .download import fetch, not_weights, unwrapped
+from .published import CHECKSUMS
 
 
 class _History(HistoryBuffer):
@@ -81,12 +84,15 @@ SAFE_GLOBALS = [
 """All that a checkpoint may name beyond torch's own list of safe types."""
 
 
-def load_file(path: str | os.PathLike, map_location: Any = None) -> Any:
+def load_file(path: str | os.PathLike, map_location: Any = None,
+              name: str = '') -> Any:
     """Read a checkpoint without running anything that is in it.
 
     Args:
-        path: A file written by ``torch.save``.
+        path: A file written by ``torch.save``, also within a zip archive, or
+            a safetensors file (known by its content).
         map_location: As for ``torch.load``; None means the CPU.
+        name: Where the file came from, for the message of an error.
 
     Returns:
         What was saved: for a checkpoint of MMEngine a dict with ``meta`` and
@@ -100,13 +106,25 @@ def load_file(path: str | os.PathLike, map_location: Any = None) -> Any:
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise UserError(f'checkpoint {path}: no such file; check the path')
-    with _plainly(path):
-        return torch.load(
-            path, map_location=map_location or 'cpu', weights_only=True)
+    with _plainly(path, name or path):
+        if _is_safetensors(path):
+            import safetensors.torch
+            return safetensors.torch.load_file(path, map_location or 'cpu')
+        with unwrapped(path) as file:
+            return torch.load(
+                file, map_location=map_location or 'cpu', weights_only=True)
+
+
+def _is_safetensors(path: str) -> bool:
+    """Whether a file begins with the length of a JSON header, and one."""
+    with open(path, 'rb') as file:
+        head = file.read(9)
+    return head[8:] == b'{' and \
+        int.from_bytes(head[:8], 'little') < os.path.getsize(path)
 
 
 @contextmanager
-def _plainly(path: str) -> Iterator[None]:
+def _plainly(path: str, name: str) -> Iterator[None]:
     """Allow what is safe; whatever else the file asks for is refused."""
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS):
@@ -115,20 +133,13 @@ def _plainly(path: str) -> Iterator[None]:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
         reason = _reason(path, str(error))
-        raise UserError(f'checkpoint {path}: {reason}') from error
+        raise UserError(f'checkpoint {name}: {reason}') from error
 
 
 def _reason(path: str, message: str) -> str:
     """Why a file could not be read, and what to do."""
-    with open(path, 'rb') as file:
-        head = file.read(200).lstrip().lower()
-    if not head:
-        return 'is empty (0 bytes); copy or download it again'
-    if head.startswith(b'version https://git-lfs'):
-        return 'is a Git LFS pointer, not the file; run `git lfs pull`'
-    if head.startswith((b'<!doctype', b'<html', b'<?xml')):
-        return ('is a web page, not a checkpoint; download it again with the '
-                'direct link')
+    if reason := not_weights(path):
+        return reason
     if named := re.search(r'GLOBAL (\S+?)(?= was not| whose module)', message):
         return (f'refused, it asks for {named[1]}, which could run code '
                 '(nothing was run); get a file that holds only weights '
@@ -148,18 +159,14 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 def _load_url(url: str, model_dir: str | None = None, map_location: Any = None,
               progress: bool = True) -> Any:
-    """``torch.hub.load_state_dict_from_url``, but only weights."""
-    folder = model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints')
-    path = os.path.join(folder, os.path.basename(urlparse(url).path))
+    """``torch.hub.load_state_dict_from_url``, but whole and only weights."""
+    path = fetch(url, CHECKSUMS.get(url, ''), model_dir, progress)
     try:
-        with _plainly(path):
-            return torch.hub.load_state_dict_from_url(
-                url, folder, map_location or 'cpu', progress,
-                weights_only=True)
-    except URLError as error:
-        raise UserError(
-            f'checkpoint {url}: cannot be downloaded ({error.reason}); '
-            'download it elsewhere and give the path of the file') from error
+        return load_file(path, map_location, url)
+    except UserError as error:
+        os.remove(path)
+        raise UserError(f'{error}; it has been removed from the cache'
+                        ) from error
 
 
 mmengine_checkpoint.load_url = _load_url

@@ -9,13 +9,15 @@ Sources:
   arXiv:1911.06667, Figure 3; the variants are those of
   youngwanLEE/vovnet-detectron2@b81c813.
 
-The paper's network and the released ones differ in three things, which are
-options here, not classes: the stem, the identity connection, and where eSE
-sits. See :class:`VoVNet`.
+The paper's network and the released ones differ in four things, which are
+options here, not classes: the stem, the identity connection, where eSE sits,
+and the border of the max-pools. See :class:`VoVNet`.
 
 Imports nothing but torch, mmengine and mmcv.cnn, and registers in MMEngine's
 root registry, so that every OpenMMLab library can build ``type='VoVNet'``.
+Other libraries' weights are read by what ``vovnet.checkpoints`` registers.
 """
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -24,11 +26,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
-from mmengine.model.weight_init import update_init_info
-from mmengine.registry import MODELS
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.registry import FUNCTIONS, MODELS, WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -85,7 +84,9 @@ arch_settings: dict[str, Arch] = {
 }
 
 STEM_STRIDES = dict(pooled=(2, 1, 1), strided=(2, 1, 2))
+RESIDUAL_CHOICES = (False, True, 'same-width')
 ESE_CHOICES = ('none', 'last', 'all')
+POOLS = dict(ceil=dict(ceil_mode=True), padded=dict(padding=1))
 
 
 class ESE(nn.Module):
@@ -209,28 +210,32 @@ def scratch_buffers(module: nn.Module):
 class VoVNet(BaseModule):
     """VoVNet (V1) and VoVNetV2 backbones.
 
-    Three options separate the paper's network from the released ones. Their
-    defaults follow from the arch name: V1 is the paper's network, V2 the
-    authors' detectron2 one.
+    Four options separate the paper's network from the released ones. The
+    defaults of the first three follow from the arch name: V1 is the paper's
+    network, V2 the authors' detectron2 one.
 
-    ========================  ==========  ==========  ========
-    network                   stem        residual    ese
-    ========================  ==========  ==========  ========
-    paper, authors' Caffe V1  'pooled'    False       'none'
-    released PyTorch V1       'strided'   True        'none'
-    timm ``vovnet39a/57a``    'strided'   False       'none'
-    authors' V2               'strided'   True        'all'
-    timm ``ese_vovnet*b``     'strided'   True        'last'
-    ========================  ==========  ==========  ========
+    ========================  =========  ============  ======  ========
+    network                   stem       residual      ese     pool
+    ========================  =========  ============  ======  ========
+    paper, authors' Caffe V1  'pooled'   False         'none'  'ceil'
+    released PyTorch V1,      'strided'  True          'none'  'ceil'
+    pytorchcv
+    timm ``vovnet39a/57a``    'strided'  False         'none'  'ceil'
+    authors' V2               'strided'  True          'all'   'ceil'
+    timm ``ese_vovnet*b``     'strided'  True          'last'  'ceil'
+    vision-toolbox V1         'pooled'   'same-width'  'none'  'padded'
+    vision-toolbox V2         'pooled'   'same-width'  'all'   'padded'
+    ========================  =========  ============  ======  ========
 
-    All max-pools are 3x3 with stride 2, unpadded, and round up (Caffe's
-    rule): 300 px gives maps of 75, 37, 18 and 9. Pad inputs to multiples of
-    32 where maps of exactly 1/32 are wanted.
+    All max-pools are 3x3 with stride 2. By default they are unpadded and
+    round up (Caffe's rule): 300 px gives maps of 75, 37, 18 and 9. Pad inputs
+    to multiples of 32 where maps of exactly 1/32 are wanted.
 
     Args:
-        arch (str | dict): A name from ``arch_settings`` or a dict with the
-            fields of :class:`Arch` (only ``num_blocks`` is required; the
-            number of stages is its length).
+        arch (str | dict): A name from ``arch_settings``, the authors' name
+            of a V2 ('V-99-eSE' is 'V2-99'), or a dict with the fields of
+            :class:`Arch` (only ``num_blocks`` is required; the number of
+            stages is its length).
         in_channels (int): Channels of the images. Defaults to 3.
         out_indices (Sequence[int], optional): Stages to return; 0..3 are the
             papers' stages 2..5, of strides 4, 8, 16, 32. All by default;
@@ -240,10 +245,14 @@ class VoVNet(BaseModule):
         stem (str, optional): 'pooled' (the paper: strides 2, 1, 1 and a
             max-pool before stage 2) or 'strided' (released code: 2, 1, 2 and
             none).
-        residual (bool, optional): Add the input of a block to its output, in
-            all but the first block of a stage.
+        residual (bool | str, optional): Add the input of a block to its
+            output, in all but the first block of a stage; 'same-width' also
+            in the first, if its input has as many channels as its output (in
+            stage 2 of V1-27-slim).
         ese (str, optional): eSE in 'none', the 'last' block of each stage, or
             'all' blocks.
+        pool (str): Border of the max-pools: 'ceil' as above, or 'padded' by
+            one pixel and rounded down, for maps of ceil(H / stride).
         bottleneck (bool): Put a 1x1 convolution before each 3x3 one of the
             OSA blocks, with half of the latter's channels. In the V1 paper's
             Table 3 this is cheaper on paper, slower and less accurate. The
@@ -257,11 +266,17 @@ class VoVNet(BaseModule):
             recompute the rest in the backward pass. Outputs, gradients and
             batch norm buffers stay what they are without it.
         init_cfg (dict | list, optional): Kaiming initialisation by default.
-            With ``type='Pretrained'`` (``checkpoint`` and, optionally,
-            ``prefix``) the weights are loaded with a report of what matched;
-            a file of which nothing matches is an error.
+            ``type='Pretrained'`` takes the options of
+            :class:`vovnet.checkpoints.PretrainedVoVNet`: weights of any
+            library, with a report of what matched and an error where a tensor
+            is missing or the weights are for other options than these.
+        out_features (Sequence[str], optional): ``out_indices`` by the names
+            of mmdet3d's VoVNetCP: 'stage2' to 'stage5'.
 
     Attributes:
+        dialect (dict): The options stem, residual, ese, pool and bottleneck,
+            which are saved with the weights (in ``_metadata`` of the state
+            dict).
         out_channels (tuple[int]): Channels of each output.
         strides (tuple[int]): Stride of each output, in pixels of the input.
 
@@ -277,14 +292,16 @@ class VoVNet(BaseModule):
         out_indices: Sequence[int] | None = None,
         frozen_stages: int = -1,
         stem: str | None = None,
-        residual: bool | None = None,
+        residual: bool | str | None = None,
         ese: str | None = None,
+        pool: str = 'ceil',
         bottleneck: bool = False,
         norm_cfg: dict = dict(type='BN'),  # noqa: B006
         norm_eval: bool = False,
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
         with_cp: bool = False,
         init_cfg: dict | Sequence[dict] | None = None,
+        out_features: Sequence[str] | None = None,
     ) -> None:
         super().__init__(init_cfg or [
             dict(type='Kaiming', layer='Conv2d'),
@@ -295,6 +312,8 @@ class VoVNet(BaseModule):
         residual = spec.residual if residual is None else residual
         ese = spec.ese if ese is None else ese
         num_stages = len(spec.num_blocks)
+        if out_features is not None:
+            out_indices = _stages(out_features, out_indices, num_stages)
         if out_indices is None:
             out_indices = range(num_stages)
         if not isinstance(out_indices, Sequence) or \
@@ -309,7 +328,9 @@ class VoVNet(BaseModule):
             raise ValueError("VoVNet: norm_cfg=dict(type='GN') needs "
                              'num_groups, e.g. 32, or 16 for slim archs')
         _check_choice('stem', stem, tuple(STEM_STRIDES))
+        _check_choice('residual', residual, RESIDUAL_CHOICES)
         _check_choice('ese', ese, ESE_CHOICES)
+        _check_choice('pool', pool, tuple(POOLS))
         _check_choice('frozen_stages', frozen_stages,
                       range(-1, num_stages + 1))
         for index in out_indices:
@@ -337,15 +358,17 @@ class VoVNet(BaseModule):
         for i, num_blocks in enumerate(needed):
             stage = nn.Sequential()
             if i > 0 or stem == 'pooled':
-                stage.add_module('pool', nn.MaxPool2d(3, 2, ceil_mode=True))
+                stage.add_module('pool', nn.MaxPool2d(3, 2, **POOLS[pool]))
             for b in range(num_blocks):
+                same_width = channels == spec.aggregated_channels[i]
                 stage.add_module(
                     f'block{b + 1}',
                     OSABlock(
                         channels, spec.stage_channels[i],
                         spec.aggregated_channels[i], spec.num_layers,
                         depthwise=spec.depthwise,
-                        residual=residual and b > 0,
+                        residual=bool(residual) and (
+                            b > 0 or residual == 'same-width' and same_width),
                         ese=ese == 'all' or
                         (ese == 'last' and b == num_blocks - 1),
                         bottleneck=bottleneck,
@@ -359,6 +382,9 @@ class VoVNet(BaseModule):
         self.out_channels = tuple(
             spec.aggregated_channels[i] for i in self.out_indices)
         self.strides = tuple(2**(i + 2) for i in self.out_indices)
+        self.dialect = dict(stem=stem, residual=residual, ese=ese, pool=pool,
+                            bottleneck=bottleneck)
+        self._register_state_dict_hook(_save_dialect)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -410,14 +436,15 @@ class VoVNet(BaseModule):
             super().init_weights()
             self.init_cfg = whole
         for cfg in files:
-            options = {k: v for k, v in cfg.items() if k != 'type'}
-            if not {'checkpoint'} <= options.keys() <= {
-                    'checkpoint', 'prefix', 'map_location'}:
+            known = {'type', 'checkpoint', 'prefix', 'map_location',
+                     'data_preprocessor'}
+            if not {'type', 'checkpoint'} <= cfg.keys() <= known:
                 raise ValueError(
                     "VoVNet: init_cfg=dict(type='Pretrained') takes "
-                    'checkpoint and, optionally, prefix and map_location, got '
-                    f'{", ".join(options) or "nothing"}')
-            self._load_pretrained(**options)
+                    'checkpoint and, optionally, prefix, map_location and '
+                    f'data_preprocessor, got {", ".join(cfg)}')
+            WEIGHT_INITIALIZERS.build(
+                dict(cfg, type='PretrainedVoVNet'))(self)
         self._is_init = True
 
     def _freeze_stages(self) -> None:
@@ -428,60 +455,37 @@ class VoVNet(BaseModule):
             module.eval()
             module.requires_grad_(False)
 
-    def _load_pretrained(self, checkpoint: str, prefix: str | None = None,
-                         map_location: str = 'cpu') -> None:
-        """Load a checkpoint and say what of it was used.
+    def _load_from_state_dict(self, state_dict: dict, prefix: str,
+                              local_metadata: dict, *args) -> None:
+        """Also take other libraries' names, refuse other options' weights."""
+        FUNCTIONS.get('read_into_vovnet')(
+            self, state_dict, prefix, local_metadata)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, *args)
 
-        MMEngine only warns about keys that do not match, and a backbone that
-        silently kept its random weights is the field's most common complaint.
-        """
-        logger = MMLogger.get_current_instance()
-        file = CheckpointLoader.load_checkpoint(
-            checkpoint, map_location, logger)
-        found = file.get('state_dict', file) if isinstance(
-            file, Mapping) else file
-        if not isinstance(found, Mapping):
-            raise ValueError(
-                f'VoVNet: {checkpoint}: holds no named tensors but '
-                f'{type(found).__name__}; convert the file')
-        # As nn.DataParallel saves it.
-        found = {k.removeprefix('module.'): v for k, v in found.items()
-                 if isinstance(v, Tensor)}
-        example = next(iter(found), 'nothing')
-        if prefix:
-            prefix = prefix if prefix.endswith('.') else f'{prefix}.'
-            found = {k[len(prefix):]: v for k, v in found.items()
-                     if k.startswith(prefix)}
-        own = self.state_dict()
-        fits = {k: v for k, v in found.items()
-                if k in own and v.shape == own[k].shape}
-        # A count that the forward pass does not read, and old files lack.
-        loaded, missing, unexpected = (
-            [k for k in keys if not k.endswith('num_batches_tracked')]
-            for keys in (fits, own.keys() - fits.keys(),
-                         found.keys() - fits.keys()))
-        if not loaded:
-            raise ValueError(
-                f'VoVNet: {checkpoint}: none of its tensors fits {self.arch} '
-                f'(prefix={prefix!r}): it holds {example!r}, ..., the '
-                f'backbone wants {next(iter(own))!r}, ...; give the prefix of '
-                'the backbone in that file, or convert the file')
-        self.load_state_dict(fits, strict=False)
-        report = (f'VoVNet: {len(loaded)} tensors loaded from {checkpoint}, '
-                  f'{len(missing)} missing, {len(unexpected)} unexpected')
-        if missing or unexpected:
-            logger.warning(
-                f'{report}. Missing: {_some(sorted(missing))}. Unexpected (or '
-                f'of another shape): {_some(sorted(unexpected))}')
-        else:
-            logger.info(report)
-        if hasattr(self, '_params_init_info'):
-            update_init_info(self, report)
+
+def _save_dialect(module: VoVNet, state_dict: dict, prefix: str,
+                  local_metadata: dict) -> None:
+    """Save with the weights what the tensors' names do not tell."""
+    local_metadata['dialect'] = dict(module.dialect)
+
+
+def _stages(out_features: Sequence[str], out_indices: Sequence[int] | None,
+            num_stages: int) -> list[int]:
+    """``out_indices`` from mmdet3d's names."""
+    if out_indices is not None:
+        raise ValueError('VoVNet: out_indices and out_features say the same, '
+                         'give one of them')
+    names = [f'stage{i + 2}' for i in range(num_stages)]
+    for name in out_features:
+        _check_choice('out_features', name, names)
+    return sorted(map(names.index, out_features))
 
 
 def _resolve_arch(arch: str | dict) -> Arch:
     """Look an arch name up, or check a dict of one's own."""
     if isinstance(arch, str):
+        arch = re.sub(r'^V-(.+)-eSE$', r'V2-\1', arch)
         _check_choice('arch', arch, tuple(arch_settings))
         return arch_settings[arch]
     if not isinstance(arch, Mapping):
@@ -515,10 +519,3 @@ def _check_choice(name: str, value, choices) -> None:
     if value not in choices:
         raise ValueError(f'VoVNet: {name}={value!r} is not one of '
                          f'{", ".join(map(repr, choices))}')
-
-
-def _some(keys: Sequence[str], most: int = 3) -> str:
-    if not keys:
-        return 'none'
-    more = f' and {len(keys) - most} more' if len(keys) > most else ''
-    return ', '.join(keys[:most]) + more

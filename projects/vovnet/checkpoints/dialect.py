@@ -1,0 +1,318 @@
+"""What a VoVNet's weights assume and their names do not tell.
+
+Own work; the differences between the libraries were read in their code (see
+:mod:`.schemes`) and are in the table of :class:`vovnet.models.VoVNet`.
+maskrcnn-benchmark's frozen batch norm has no eps
+(``maskrcnn_benchmark/layers/batch_norm.py``).
+"""
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..models import arch_settings
+from ..models.backbones.vovnet import Arch
+
+
+class Normalization(NamedTuple):
+    """What was done to the images.
+
+    Attributes:
+        mean: Subtracted from pixels of 0..255, one number per channel in the
+            order in which the network sees them.
+        std: What they were divided by.
+        bgr: Whether that order is BGR.
+    """
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool
+
+    @classmethod
+    def of(cls, cfg: Mapping) -> 'Normalization':
+        """Read a config of mmdet's ``DetDataPreprocessor``.
+
+        Args:
+            cfg: Has ``mean`` and ``std`` and, if images are turned from BGR,
+                in which mmcv reads them, to RGB, ``bgr_to_rgb=True``.
+
+        Raises:
+            UserError: Unless mean and std have as many numbers.
+        """
+        mean, std = (tuple(map(float, cfg.get(key) or ()))
+                     for key in ('mean', 'std'))
+        if not mean or len(mean) != len(std):
+            raise UserError(
+                f'data_preprocessor={dict(cfg)}: needs mean and std, a number '
+                'for each channel, and bgr_to_rgb where it is True')
+        return cls(mean, std, not cfg.get('bgr_to_rgb', False))
+
+    def __str__(self) -> str:
+        return (f'data_preprocessor=dict(mean={list(self.mean)}, '
+                f'std={list(self.std)}, bgr_to_rgb={not self.bgr})')
+
+
+class Dialect(NamedTuple):
+    """Options of a backbone, as its weights were trained; None if unknown.
+
+    Attributes:
+        stem: As in :class:`vovnet.models.VoVNet`.
+        residual: As there.
+        ese: As there.
+        pool: As there.
+        bottleneck: As there.
+        eps: Of batch norm.
+        normalization: Of the images.
+    """
+    stem: str | None = None
+    residual: bool | str | None = None
+    ese: str | None = None
+    pool: str | None = None
+    bottleneck: bool | None = None
+    eps: float | None = None
+    normalization: Normalization | None = None
+
+    @classmethod
+    def of(cls, saved: Mapping) -> 'Dialect':
+        """Read what :meth:`to_dict` wrote, or VoVNet beside its tensors."""
+        known = {k: v for k, v in saved.items() if k in cls._fields}
+        if known.get('normalization'):
+            mean, std, bgr = known['normalization']
+            known['normalization'] = Normalization(
+                tuple(mean), tuple(std), bool(bgr))
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, without what is unknown."""
+        out = {k: v for k, v in self._asdict().items() if v is not None}
+        if self.normalization:
+            mean, std, bgr = self.normalization
+            out['normalization'] = [list(mean), list(std), bgr]
+        return out
+
+
+OPTIONS = ('stem', 'residual', 'ese', 'pool', 'bottleneck')
+
+
+def structure(weights: Mapping[str, Tensor]) -> Arch:
+    """Read the numbers of an architecture off its weights.
+
+    Args:
+        weights: Tensors of a VoVNet, in this project's names.
+
+    Returns:
+        Arch: Its tuples have one number per stage that has weights. Stem,
+        residual and eSE are left at their defaults.
+
+    Raises:
+        UserError: If a stage or a block is not whole.
+    """
+    try:
+        return _structure(weights)
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise UserError(
+            f'a VoVNet of which {error} is missing; get the whole file'
+        ) from error
+
+
+def _structure(weights: Mapping[str, Tensor]) -> Arch:
+    depthwise = 'stem.1.pointwise_conv.conv.weight' in weights
+    stem = [weights['stem.0.conv.weight'].shape[0]]
+    for i in (1, 2):
+        leaf = 'pointwise_conv.conv' if depthwise else 'conv'
+        stem.append(weights[f'stem.{i}.{leaf}.weight'].shape[0])
+    blocks, layers = {}, set()
+    for key in weights:
+        if found := re.match(r'stage(\d)\.block(\d+)\.', key):
+            blocks.setdefault(int(found[1]), set()).add(int(found[2]))
+        if found := re.match(r'stage2\.block1\.layers\.(\d+)\.', key):
+            layers.add(found[1])
+    widths, aggregated, inputs = [], [], stem[-1]
+    for stage in sorted(blocks):
+        out, concatenated = weights[
+            f'stage{stage}.block1.aggregation.conv.weight'].shape[:2]
+        widths.append((concatenated - inputs) // len(layers))
+        aggregated.append(inputs := out)
+    return Arch(tuple(len(blocks[stage]) for stage in sorted(blocks)),
+                len(layers), tuple(widths), tuple(aggregated), tuple(stem),
+                depthwise)
+
+
+def cut(arch: Arch, stages: int) -> Arch:
+    """The same architecture with its first stages only."""
+    return arch._replace(**{
+        field: tuple(getattr(arch, field))[:stages]
+        for field in ('num_blocks', 'stage_channels', 'aggregated_channels')})
+
+
+def same_structure(a: Arch, b: Arch) -> bool:
+    """Whether all numbers agree; options do not count."""
+    return all(_plain(getattr(a, field)) == _plain(getattr(b, field))
+               for field in Arch._fields[:6])
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Sequence) else value
+
+
+def arch_name(arch: Arch, ese: str | None) -> str | dict:
+    """The value of ``arch`` that builds such a network.
+
+    Args:
+        arch: As :func:`structure` returns it.
+        ese: Tells V1 from V2 where both have these numbers.
+
+    Returns:
+        str | dict: A name of ``arch_settings``; a dict if there is none.
+    """
+    names = [name for name, spec in arch_settings.items()
+             if same_structure(arch, spec)]
+    if len(names) > 1:
+        names = [n for n in names if n.startswith(
+            'V1' if ese == 'none' else 'V2')]
+    plain = Arch((1, ))
+    return names[0] if names else {
+        field: value for field, value in arch._asdict().items()
+        if field == 'num_blocks' or value != getattr(plain, field)}
+
+
+def ese_of(weights: Mapping[str, Tensor], arch: Arch) -> str | None:
+    """Where eSE sits: 'none', 'last', 'all', or None for anything else."""
+    has = {(stage, block) for stage, block in _blocks(arch)
+           if f'stage{stage}.block{block}.ese.fc.weight' in weights}
+    return next((ese for ese in ('none', 'all', 'last')
+                 if has == ese_blocks(arch, ese)), None)
+
+
+def _blocks(arch: Arch) -> list[tuple[int, int]]:
+    """(stage, block) of every block, counted as in their names."""
+    return [(stage, block) for stage, num in enumerate(arch.num_blocks, 2)
+            for block in range(1, num + 1)]
+
+
+def ese_blocks(arch: Arch, ese: str) -> set[tuple[int, int]]:
+    """(stage, block) of the blocks with eSE."""
+    return {(stage, block) for stage, block in _blocks(arch)
+            if ese == 'all' or
+            ese == 'last' and block == arch.num_blocks[stage - 2]}
+
+
+def residual_blocks(arch: Arch, residual: bool | str
+                    ) -> set[tuple[int, int]]:
+    """(stage, block) of the blocks with an identity connection."""
+    widths = [arch.stem_channels[-1], *arch.aggregated_channels]
+    return {(stage, block) for stage, block in _blocks(arch)
+            if residual and block > 1 or residual == 'same-width'
+            and widths[stage - 2] == widths[stage - 1]}
+
+
+def same_option(option: str, a: Any, b: Any, arch: Arch) -> bool:
+    """Whether two values of an option give the same network."""
+    if option == 'ese':
+        return ese_blocks(arch, a) == ese_blocks(arch, b)
+    if option == 'residual':
+        return residual_blocks(arch, a) == residual_blocks(arch, b)
+    return a == b
+
+
+def add_open_gates(weights: Mapping[str, Tensor], arch: Arch
+                   ) -> dict[str, Tensor]:
+    """Give eSE to the blocks that have none, without any effect.
+
+    ``hardsigmoid(0 * x + 3)`` is exactly 1. So is its gradient 0: in training
+    these gates stay open.
+
+    Args:
+        weights: Tensors in this project's names.
+        arch: Their architecture.
+
+    Returns:
+        dict[str, Tensor]: With ``fc.weight`` 0 and ``fc.bias`` 3 added.
+    """
+    out = dict(weights)
+    for stage, block in _blocks(arch):
+        begin = f'stage{stage}.block{block}.'
+        like = weights[f'{begin}aggregation.conv.weight']
+        width = like.shape[0]
+        out.setdefault(f'{begin}ese.fc.weight',
+                       like.new_zeros(width, width, 1, 1))
+        out.setdefault(f'{begin}ese.fc.bias', like.new_full((width, ), 3))
+    return out
+
+
+def without_open_gates(weights: Mapping[str, Tensor], arch: Arch
+                       ) -> dict[str, Tensor]:
+    """Undo :func:`add_open_gates`: drop eSE without effect from blocks that
+    are not the last of their stage.
+    """
+    out = dict(weights)
+    for stage, block in ese_blocks(arch, 'all') - ese_blocks(arch, 'last'):
+        begin = f'stage{stage}.block{block}.ese.fc.'
+        if not weights[f'{begin}weight'].any() and \
+                (weights[f'{begin}bias'] == 3).all():
+            del out[f'{begin}weight'], out[f'{begin}bias']
+    return out
+
+
+def change_eps(weights: Mapping[str, Tensor], eps: float, new: float
+               ) -> dict[str, Tensor]:
+    """Make batch norm with another eps compute the same.
+
+    The scale takes the ratio of the two deviations, which is exact to
+    rounding also where the variance is smaller than eps.
+
+    Args:
+        weights: Tensors in this project's names.
+        eps: That of the weights.
+        new: That of the network they are going into.
+
+    Returns:
+        dict[str, Tensor]: With other ``bn.weight``.
+    """
+    out = dict(weights)
+    for key, var in weights.items():
+        if key.endswith('.running_var'):
+            name = f'{key.removesuffix("running_var")}weight'
+            var = var.double()
+            ratio = ((var + new) / (var + eps)).sqrt()
+            # A channel that never varied: its output is its bias.
+            ratio[var + eps == 0] = 1
+            out[name] = (out[name].double() * ratio).to(out[name])
+    return out
+
+
+def fold_normalization(weights: Mapping[str, Tensor], trained: Normalization,
+                       given: Normalization) -> dict[str, Tensor]:
+    """Let a network read images that are normalised otherwise.
+
+    1/std and the order of the channels go into the first convolution, which
+    is exact. The mean cannot: images are padded with zeros after it has been
+    subtracted.
+
+    Args:
+        weights: Tensors in this project's names.
+        trained: What the weights were trained with.
+        given: What the images are going to have.
+
+    Returns:
+        dict[str, Tensor]: With another ``stem.0.conv.weight``.
+
+    Raises:
+        UserError: If the means differ.
+    """
+    step = -1 if trained.bgr != given.bgr else 1
+    mean, std = given.mean[::step], given.std[::step]
+    if len(mean) != len(trained.mean) or any(
+            abs(a - b) > 1e-2 for a, b in zip(mean, trained.mean)):
+        raise UserError(
+            f'the mean must be that of the weights, {list(trained.mean)} '
+            f'({"BGR" if trained.bgr else "RGB"}), it cannot be folded into '
+            f'the stem: trained with {trained}, given {given}')
+    ratio = (torch.tensor(std, dtype=torch.double)
+             / torch.tensor(trained.std, dtype=torch.double))
+    first = weights['stem.0.conv.weight']
+    folded = first.double() * ratio[:, None, None]
+    return {**weights, 'stem.0.conv.weight':
+            (folded.flip(1) if step < 0 else folded).to(first)}

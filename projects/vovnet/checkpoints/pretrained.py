@@ -1,0 +1,157 @@
+"""How a backbone takes weights: what MMEngine calls by name.
+
+Own work on MMEngine's registries (mmengine 0.10.7,
+``model/weight_init.py:PretrainedInit``). ``vovnet.models`` imports none of
+its siblings; it asks the registries for what is registered here.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.model.weight_init import update_init_info
+from mmengine.registry import FUNCTIONS, WEIGHT_INITIALIZERS
+from torch import Tensor
+
+from ..errors import UserError
+from ..models import VoVNet
+from .dialect import Dialect, Normalization, fold_normalization, structure
+from .match import match
+from .schemes import detect
+from .weights import fit, interpret, read_weights
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class PretrainedVoVNet:
+    """``init_cfg=dict(type='Pretrained')`` of :class:`vovnet.models.VoVNet`.
+
+    MMEngine's own only warns about names that do not match, and a backbone
+    that silently keeps its random weights is the field's most common
+    complaint. Here a tensor that is missing is an error.
+
+    Args:
+        checkpoint: A file in any naming scheme, an address, ``timm://NAME``.
+        prefix: What stands before the backbone's names in the file; found by
+            itself if there is one VoVNet in it.
+        map_location: As for ``torch.load``.
+        data_preprocessor: That of the detector (mean, std, bgr_to_rgb). If it
+            is given, and the weights were trained with another std or order
+            of channels, the difference is folded into the first convolution.
+    """
+
+    def __init__(self, checkpoint: str, prefix: str | None = None,
+                 map_location: Any = 'cpu',
+                 data_preprocessor: Mapping | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+        self.map_location = map_location
+        self.data_preprocessor = data_preprocessor
+
+    def __call__(self, module: VoVNet) -> None:
+        """Load the weights and say what of them was used.
+
+        Args:
+            module: The backbone.
+
+        Raises:
+            UserError: If they cannot be read, are of another network, or a
+                tensor is missing.
+        """
+        source = self.checkpoint
+        logger = MMLogger.get_current_instance()
+        try:
+            weights = read_weights(source, self.prefix, self.map_location)
+        except UserError as error:
+            raise UserError(f'VoVNet: {error}') from error
+        logger.info(f'VoVNet: {source}: {weights}')
+        state = fit(module, weights.state_dict, weights.dialect, source)
+        if self.data_preprocessor:
+            state = self._fold(state, weights.dialect.normalization)
+        report = _load(module, state, source)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, report)
+
+    def _fold(self, state: Mapping[str, Tensor],
+              trained: Normalization | None) -> dict[str, Tensor]:
+        if trained is None:
+            raise UserError(
+                f'VoVNet: {self.checkpoint}: nothing says how the images were '
+                'normalised, so that data_preprocessor cannot be folded in; '
+                'take it out of init_cfg and normalise as the weights want')
+        try:
+            return fold_normalization(
+                state, trained, Normalization.of(self.data_preprocessor))
+        except UserError as error:
+            raise UserError(f'VoVNet: {self.checkpoint}: {error}') from error
+
+
+def _load(module: VoVNet, state: Mapping[str, Tensor], source: str) -> str:
+    """Fill the backbone; every tensor of it must be there."""
+    found = match(module, state)
+    missing, unexpected, loaded = (
+        # A count that the forward pass does not read, and old files lack.
+        [k for k in keys if not k.endswith('num_batches_tracked')]
+        for keys in (found.missing + found.reshaped, found.unexpected,
+                     found.loaded))
+    report = (f'VoVNet: {len(loaded)} tensors loaded from {source}, '
+              f'{len(missing)} missing, {len(unexpected)} unexpected')
+    if missing:
+        own = module.state_dict()
+        first = missing[0]
+        what = (f'is {tuple(state[first].shape)} in the file and '
+                f'{tuple(own[first].shape)} in the backbone'
+                if first in state else 'is not in the file')
+        raise UserError(
+            f'VoVNet: {source}: {len(missing)} of {len(missing) + len(loaded)}'
+            f' tensors of the backbone are missing or of another shape: '
+            f'{first} {what}; get the whole file, or correct in_channels, '
+            'norm_cfg or arch')
+    module.load_state_dict(
+        {k: v for k, v in state.items() if k in set(found.loaded)},
+        strict=False)
+    logger = MMLogger.get_current_instance()
+    if unexpected:
+        logger.warning(f'{report}: {", ".join(unexpected[:3])}'
+                       f'{", ..." if len(unexpected) > 3 else ""}')
+    else:
+        logger.info(report)
+    return report
+
+
+@FUNCTIONS.register_module()
+def read_into_vovnet(module: VoVNet, state_dict: dict[str, Tensor],
+                     prefix: str, metadata: Mapping) -> None:
+    """Let ``load_state_dict``, of a whole detector too, know other names.
+
+    MMEngine's ``load_from`` ends here. mmdet3d's checkpoints have the
+    authors' names.
+
+    Args:
+        module: The backbone that is being filled.
+        state_dict: What it is filled from; changed in place.
+        prefix: Where in the detector the backbone is, as 'backbone.'.
+        metadata: What VoVNet has saved beside its tensors.
+
+    Raises:
+        UserError: If the weights are of a network built otherwise.
+    """
+    mine = {k: v for k, v in state_dict.items() if k.startswith(prefix)}
+    found = [scheme for scheme, where in detect(mine) if where == prefix]
+    source = f'the state dict at {prefix!r}'
+    spoken = Dialect.of(metadata.get('dialect', {}))
+    if not found:
+        return  # load_state_dict says what is missing
+    if not found[0].startswith('mmengine'):
+        weights = interpret(mine, source, prefix)
+        own, spoken = weights.state_dict, weights.dialect
+    elif spoken == Dialect():
+        return  # nothing is known but the names
+    else:
+        own = {k.removeprefix(prefix): v for k, v in mine.items()}
+        try:
+            structure(own)
+        except UserError:
+            return  # a part; load_state_dict says what is missing
+    ready = fit(module, own, spoken, source)
+    for key in mine:
+        del state_dict[key]
+    state_dict.update((prefix + k, v) for k, v in ready.items())

@@ -1,0 +1,84 @@
+"""timm's weights by name: ``timm://ese_vovnet39b.ra_in1k``.
+
+Own work on huggingface_hub, whose cache (``$HF_HOME``) timm shares.
+"""
+import os
+import re
+from typing import Any
+
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from ..errors import UserError
+from .download import _mismatch
+from .safe_load import load_file
+
+# The tags that timm gives to a name without one (timm/models/vovnet.py).
+TAGS = dict(ese_vovnet19b_dw='ra_in1k', ese_vovnet39b='ra_in1k',
+            ese_vovnet57b='ra4_e3600_r256_in1k')
+UNTRAINED = ('vovnet39a', 'vovnet57a', 'ese_vovnet19b_slim_dw',
+             'ese_vovnet19b_slim', 'ese_vovnet19b', 'ese_vovnet99b',
+             'eca_vovnet39b', 'ese_vovnet39b_evos')
+
+
+def timm_file(name: str) -> str:
+    """Find the weights of a timm model, in the cache first.
+
+    Args:
+        name: As timm has it, with or without a tag.
+
+    Returns:
+        str: The path of a file.
+
+    Raises:
+        UserError: If there are no such weights or they cannot be had.
+    """
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise UserError(f'checkpoint timm://{name}: needs huggingface_hub; '
+                        'pip install huggingface_hub') from error
+    if name in UNTRAINED:
+        known = ', '.join(f'{k}.{v}' for k, v in TAGS.items())
+        raise UserError(f'checkpoint timm://{name}: timm has never published '
+                        f'weights of this network, but of {known}')
+    name = f'{name}.{TAGS[name]}' if name in TAGS else name
+    reason = None
+    for offline in (True, False):
+        for file in ('model.safetensors', 'pytorch_model.bin'):
+            try:
+                return hf_hub_download(f'timm/{name}', file,
+                                       local_files_only=offline)
+            except (HfHubHTTPError, OSError, ValueError) as error:
+                # The first is about the better format.
+                reason = reason if offline is False and reason else error
+        reason = None if offline else reason
+    text = ' '.join(str(reason).split())
+    raise UserError(
+        f'checkpoint timm://{name}: not in the cache and cannot be '
+        f'downloaded ({text[:100]}); check the name and the connection, or '
+        f'get https://huggingface.co/timm/{name} elsewhere and give the path '
+        'of its model.safetensors')
+
+
+@CheckpointLoader.register_scheme(prefixes='timm://', force=True)
+def load_from_timm(filename: str, map_location: Any = None) -> Any:
+    """MMEngine's loader of ``timm://NAME``.
+
+    Raises:
+        UserError: If the weights cannot be had or are damaged; a damaged file
+            is removed from the cache.
+    """
+    path = timm_file(filename.removeprefix('timm://'))
+    content = os.path.realpath(path)
+    try:
+        # huggingface_hub names large files by their SHA-256.
+        if re.fullmatch('[0-9a-f]{64}', name := os.path.basename(content)) \
+                and (reason := _mismatch(content, name)):
+            raise UserError(f'checkpoint {filename}: {reason}')
+        return load_file(path, map_location, filename)
+    except UserError as error:
+        for damaged in {path, content}:
+            os.remove(damaged)
+        raise UserError(f'{error}; it has been removed from the cache'
+                        ) from error

@@ -1,0 +1,313 @@
+"""Any published VoVNet file, read into this project's names.
+
+Own work; see :mod:`.schemes` for the names and :mod:`.dialect` for the rest.
+"""
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import UserError
+from ..models import VoVNet
+from . import dialect as d
+from .dialect import Dialect
+from .published import normalization
+from .schemes import SCHEMES, detect, own_scheme, translate
+
+
+class Weights(NamedTuple):
+    """The weights of one VoVNet and what they assume.
+
+    Attributes:
+        state_dict: Tensors in this project's names, the classifier's too.
+        arch: The value of ``arch`` that they are for.
+        dialect: The options that they are for.
+        scheme: The naming scheme of the file, a key of
+            :data:`~vovnet.checkpoints.schemes.SCHEMES`.
+        prefix: What stood before the names in the file.
+        left_out: The file's other names.
+    """
+    state_dict: dict[str, Tensor]
+    arch: str | dict
+    dialect: Dialect
+    scheme: str
+    prefix: str
+    left_out: list[str]
+
+    def __str__(self) -> str:
+        options = ', '.join(
+            f'{k}={v!r}' for k, v in self.dialect._asdict().items()
+            if k != 'normalization' and v is not None)
+        images = self.dialect.normalization
+        return (f'arch={self.arch!r}, {options}; '
+                + (f'trained with {images}' if images else
+                   'normalisation of the images unknown')
+                + f'; in the names of {self.scheme}, prefix {self.prefix!r}')
+
+
+def read_weights(source: str, prefix: str | None = None,
+                 map_location: Any = 'cpu') -> Weights:
+    """Read a VoVNet's weights from anywhere, in any naming scheme.
+
+    Args:
+        source: A file, an address, ``timm://NAME``, or whatever else MMEngine
+            loads.
+        prefix: What stands before the backbone's names; found by itself if
+            the file holds one VoVNet.
+        map_location: As for ``torch.load``.
+
+    Returns:
+        Weights: The weights and what they assume.
+
+    Raises:
+        UserError: If the file cannot be read or holds no VoVNet.
+    """
+    file = CheckpointLoader.load_checkpoint(source, map_location, 'silent')
+    return interpret(file, source, prefix)
+
+
+def interpret(checkpoint: Any, source: str, prefix: str | None = None
+              ) -> Weights:
+    """Find the VoVNet in a loaded checkpoint; see :func:`read_weights`."""
+    tensors = unwrap(checkpoint, source)
+    scheme, prefix = _find(tensors, source, prefix)
+    below = {key[len(prefix):]: value for key, value in tensors.items()
+             if key.startswith(prefix)}
+    names = translate(below, scheme, own_scheme(below))
+    if scheme.startswith('mmengine'):
+        # Also what VoVNet's options add to the published networks.
+        names |= {key: key for key in below if key not in names}
+    unknown = [key for key in below if key not in names
+               and key.startswith(('stem', 'stage', 'features.'))]
+    if unknown:
+        raise UserError(
+            f'{source}: has the names of {scheme}, but also {len(unknown)} '
+            f'tensors like {unknown[0]!r}, which no VoVNet of this project '
+            'has (deformable convolution, another attention?); their network '
+            'cannot be built here')
+    own = {names[key]: value for key, value in below.items() if key in names}
+    try:
+        arch = d.structure(own)
+    except UserError as error:
+        raise UserError(f'{source}: holds {error}') from error
+    saved = _saved_dialect(checkpoint, prefix)
+    spoken = Dialect.of(saved) if saved else _dialect(
+        scheme, prefix, own, arch)
+    ese = d.ese_of(own, arch)
+    if ese is None:
+        raise UserError(f'{source}: has eSE in some blocks only, neither in '
+                        'all nor in the last of each stage; get the whole '
+                        'file')
+    spoken = spoken._replace(
+        ese=ese, bottleneck=any('.layers.0.0.' in key for key in own))
+    name = d.arch_name(arch, ese)
+    if spoken.normalization is None:
+        spoken = spoken._replace(normalization=normalization(
+            source, scheme, prefix, name, ese))
+    left_out = [key for key in tensors if not key.startswith(prefix)
+                or key[len(prefix):] not in names]
+    return Weights(own, name, spoken, scheme, prefix, left_out)
+
+
+# Where training programs put weights, the averaged ones first. MMEngine, when
+# it averages, has the average under 'state_dict' and needs no entry.
+CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+
+
+def unwrap(checkpoint: Any, source: str) -> dict[str, Tensor]:
+    """Find the named tensors in what a training program has saved.
+
+    Args:
+        checkpoint: What was loaded.
+        source: Where from, for the message of an error.
+
+    Returns:
+        dict[str, Tensor]: The innermost of nested containers; solver state
+        and whatever else is beside them is left out.
+
+    Raises:
+        UserError: If there are none.
+    """
+    found = checkpoint
+    while isinstance(found, Mapping) and (inner := [
+            found[key] for key in CONTAINERS
+            if isinstance(found.get(key), Mapping)]):
+        found = inner[0]
+    tensors = {str(key): value for key, value in found.items()
+               if isinstance(value, Tensor)} if isinstance(
+                   found, Mapping) else {}
+    if not tensors:
+        holds = (', '.join(map(str, list(found)[:5])) or 'nothing'
+                 if isinstance(found, Mapping) else type(found).__name__)
+        raise UserError(f'{source}: holds no named tensors (but: {holds}); '
+                        'get a file of weights (a state_dict)')
+    return tensors
+
+
+def _find(tensors: Mapping[str, Tensor], source: str, prefix: str | None
+          ) -> tuple[str, str]:
+    """Scheme and prefix of the one VoVNet that is meant."""
+    found = detect(tensors)
+    if prefix is not None:
+        prefix = prefix.rstrip('.') and f'{prefix.rstrip(".")}.'
+        wanted = [pair for pair in found if prefix in (
+            pair[1], pair[1].removeprefix('module.'))]
+    else:
+        wanted = found
+    if len(wanted) == 1:
+        return wanted[0]
+    if wanted:
+        raise UserError(
+            f'{source}: holds {len(wanted)} VoVNets, with the prefixes '
+            f'{", ".join(repr(p) for _, p in wanted)}; name one of them as '
+            'prefix')
+    example = next(iter(tensors))
+    if found:
+        raise UserError(f'{source}: holds no VoVNet behind prefix={prefix!r} '
+                        f'but behind {found[0][1]!r}; correct the prefix')
+    like = (', it looks like a ResNet' if any(
+        'layer1.0.conv1.' in key for key in tensors) else '')
+    raise UserError(
+        f'{source}: none of its tensors fits a VoVNet{like} (it holds '
+        f'{example!r}, ...); get weights of a VoVNet, named as one of '
+        f'{", ".join(SCHEMES)} names them')
+
+
+def _dialect(scheme: str, prefix: str, own: Mapping[str, Tensor],
+             arch: d.Arch) -> Dialect:
+    """What users of a scheme have in common."""
+    if scheme.startswith('mmengine'):
+        return Dialect()
+    if scheme.startswith('vision-toolbox'):
+        return Dialect('pooled', 'same-width', pool='padded', eps=1e-5)
+    # timm's *a networks have no identity connection, its *b have.
+    identity = scheme != 'timm' or d.ese_of(own, arch) != 'none'
+    # maskrcnn-benchmark calls the backbone so, and its batch norm has no eps.
+    eps = 0. if prefix.endswith('backbone.body.') else 1e-5
+    return Dialect('strided', identity, pool='ceil', eps=eps)
+
+
+def _saved_dialect(checkpoint: Any, prefix: str) -> dict | None:
+    """What VoVNet has written beside its tensors."""
+    while isinstance(checkpoint, Mapping):
+        metadata = getattr(checkpoint, '_metadata', {})
+        for name in (prefix[:-1], prefix.removeprefix('module.')[:-1]):
+            if found := metadata.get(name, {}).get('dialect'):
+                return found
+        checkpoint = checkpoint.get('state_dict')
+    return None
+
+
+def fit(model: VoVNet, weights: Mapping[str, Tensor], spoken: Dialect,
+        source: str) -> dict[str, Tensor]:
+    """Make weights fit a backbone, where that changes no output.
+
+    What can be absorbed exactly is: timm's eSE, which only last blocks have,
+    gets open gates in the others; batch norm with another eps gets other
+    scales.
+
+    Args:
+        model: The backbone.
+        weights: Tensors in this project's names.
+        spoken: The options they are for.
+        source: Where they come from, for the message of an error.
+
+    Returns:
+        dict[str, Tensor]: The tensors of the stages that the model has.
+
+    Raises:
+        UserError: If the backbone is built otherwise. The message has the
+            options to set.
+    """
+    own = model.state_dict()
+    have = d.structure(own)
+    whole = d.structure(weights)
+    arch = d.cut(whole, len(have.num_blocks))
+    given = Dialect.of(model.dialect)
+    wanted = {}
+    if not d.same_structure(arch, have):
+        name = d.arch_name(whole, spoken.ese)
+        wanted['arch'] = name
+        spec = d.arch_settings.get(name) if isinstance(name, str) else d.Arch(
+            (1, ))
+        given = Dialect(spec.stem, spec.residual, spec.ese, 'ceil', False)
+    for option in d.OPTIONS:
+        value = getattr(spoken, option)
+        if value is not None and not d.same_option(
+                option, value, getattr(given, option), arch):
+            wanted[option] = value
+    if wanted == dict(ese='last') and given.ese == 'all':
+        wanted = {}
+        weights = d.add_open_gates(weights, whole)
+    if wanted:
+        has = dict(model.dialect, arch=model.arch)
+        raise UserError(
+            f'VoVNet: {source}: is of another network; set '
+            f'{_options(wanted)} in the backbone, which has '
+            f'{_options({k: has[k] for k in wanted})}')
+    eps = next((m.eps for m in model.modules()
+                if isinstance(m, _BatchNorm)), None)
+    if eps is not None and spoken.eps not in (None, eps):
+        weights = d.change_eps(weights, spoken.eps, eps)
+    stages = {key.split('.')[0] for key in own}
+    return {key: value for key, value in weights.items()
+            if not key.startswith('stage') or key.split('.')[0] in stages}
+
+
+def _options(values: Mapping[str, Any]) -> str:
+    return ', '.join(f'{k}={v!r}' for k, v in values.items())
+
+
+def to_scheme(weights: Weights, scheme: str, prefix: str = ''
+              ) -> 'OrderedDict[str, Tensor]':
+    """Name weights as another library does.
+
+    Args:
+        weights: What :func:`read_weights` returned.
+        scheme: A key of :data:`~vovnet.checkpoints.schemes.SCHEMES`.
+        prefix: Put before each name.
+
+    Returns:
+        OrderedDict[str, Tensor]: A state dict. In this project's names it
+        carries the dialect along.
+
+    Raises:
+        UserError: If that library's network computes something else, or has
+            no name for a tensor.
+    """
+    own = weights.state_dict
+    source = own_scheme(own)
+    if scheme == 'mmengine':
+        state = OrderedDict((prefix + k, v) for k, v in own.items())
+        state._metadata = {prefix[:-1]: dict(
+            version=1, dialect=weights.dialect.to_dict())}
+        return state
+    arch = d.structure(own)
+    theirs = _dialect(scheme, prefix, own, arch)
+    spoken = weights.dialect
+    if scheme == 'authors' and spoken.ese == 'last':
+        own = d.add_open_gates(own, arch)
+    if scheme == 'timm' and spoken.ese == 'all':
+        own = d.without_open_gates(own, arch)
+        if d.ese_of(own, arch) != 'last' and not d.same_option(
+                'ese', 'all', 'last', arch):
+            raise UserError(
+                'timm has eSE in the last block of each stage only, these '
+                'weights have it in all; no file in its names can say that')
+    for option in ('stem', 'residual', 'pool'):
+        mine, other = getattr(spoken, option), getattr(theirs, option)
+        if mine is not None and not d.same_option(option, mine, other, arch):
+            raise UserError(
+                f"the network of {scheme} has {option}={other!r}, these "
+                f'weights are for {option}={mine!r}; no file in its names can '
+                'say that')
+    if spoken.eps is not None and spoken.eps != theirs.eps:
+        own = d.change_eps(own, spoken.eps, theirs.eps)
+    names = translate(own, source, scheme)
+    if unnamed := [k for k in own if not names.get(k)]:
+        raise UserError(f'{scheme} has no name for {len(unnamed)} of the '
+                        f'tensors, such as {unnamed[0]!r}')
+    return OrderedDict((prefix + names[k], v) for k, v in own.items())
