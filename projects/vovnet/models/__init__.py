@@ -3,6 +3,8 @@ from importlib.util import find_spec
 from .backbones import (
     CIFARNet,
     DSODDenseNet,
+    MobileNetV1,
+    PeleeNet,
     VoVNet,
     arch_settings,
     cifar_arch_settings,
@@ -14,6 +16,6 @@ if find_spec('mmdet'):
     from .backbones import refinedet_caffe  # noqa: F401
 
 __all__ = [
-    'CIFARNet', 'DSODDenseNet', 'VoVNet', 'arch_settings',
-    'cifar_arch_settings'
+    'CIFARNet', 'DSODDenseNet', 'MobileNetV1', 'PeleeNet', 'VoVNet',
+    'arch_settings', 'cifar_arch_settings'
 ]

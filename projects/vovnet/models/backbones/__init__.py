@@ -1,8 +1,10 @@
 from .cifar import CIFARNet, cifar_arch_settings
 from .dsod_densenet import DSODDenseNet
+from .mobilenet_v1 import MobileNetV1
+from .peleenet import PeleeNet
 from .vovnet import VoVNet, arch_settings
 
 __all__ = [
-    'CIFARNet', 'DSODDenseNet', 'VoVNet', 'arch_settings',
-    'cifar_arch_settings'
+    'CIFARNet', 'DSODDenseNet', 'MobileNetV1', 'PeleeNet', 'VoVNet',
+    'arch_settings', 'cifar_arch_settings'
 ]

@@ -8,7 +8,6 @@ short runs end with statistics of their own weights.
 """
 from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
-from torch import nn
 
 from .multibox_head import MultiBoxHead
 
@@ -21,10 +20,10 @@ class DSODHead(MultiBoxHead):
     all else are the config's.
 
     Args:
-        *args: As ``SSDHead`` takes them.
+        *args: As :class:`MultiBoxHead` takes them.
         norm_cfg (dict): Config of the norm layers.
         init_cfg (dict | list): A narrow Gaussian by default.
-        **kwargs: As ``SSDHead`` takes them.
+        **kwargs: As :class:`MultiBoxHead` takes them.
     """
 
     def __init__(
@@ -37,12 +36,8 @@ class DSODHead(MultiBoxHead):
     ) -> None:
         super().__init__(*args, norm_cfg=norm_cfg, init_cfg=init_cfg, **kwargs)
 
-    def _init_layers(self) -> None:
-        # In torch's lists: MMEngine's would have each ConvModule initialise
-        # itself after init_cfg.
-        for kind, width in (('cls', self.cls_out_channels), ('reg', 4)):
-            setattr(self, f'{kind}_convs', nn.ModuleList(
-                ConvModule(channels, priors * width, 3, padding=1, bias=False,
-                           norm_cfg=self.norm_cfg, act_cfg=None)
-                for channels, priors in zip(self.in_channels,
-                                            self.num_base_priors)))
+    def _predictor(self, in_channels: int, out_channels: int) -> ConvModule:
+        return ConvModule(
+            in_channels, out_channels, self.kernel_size,
+            padding=self.kernel_size // 2, bias=False, norm_cfg=self.norm_cfg,
+            act_cfg=None)

@@ -18,19 +18,40 @@ from mmdet.models.dense_heads import SSDHead
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @MODELS.register_module()
 class MultiBoxHead(SSDHead):
     """SSD's multi-box loss and detection, as Caffe has them.
 
-    Made to go with ``BipartiteMaxIoUAssigner`` and ``PseudoSampler``. The
-    arguments are those of mmdet's ``SSDHead``. One option of ``test_cfg`` has
-    another meaning: ``nms_pre`` is the number of boxes of each class that
-    enter NMS, from all levels.
+    Made to go with ``BipartiteMaxIoUAssigner`` and ``PseudoSampler``. One
+    option of ``test_cfg`` has another meaning than in mmdet: ``nms_pre`` is
+    the number of boxes of each class that enter NMS, from all levels.
+
+    Args:
+        *args: As mmdet's ``SSDHead`` takes them.
+        kernel_size (int): Of the predicting convolutions, odd.
+        **kwargs: As ``SSDHead`` takes them.
     """
     loss_cls = None
+
+    def __init__(self, *args, kernel_size: int = 3, **kwargs) -> None:
+        self.kernel_size = kernel_size  # SSDHead builds the layers
+        super().__init__(*args, **kwargs)
+
+    def _init_layers(self) -> None:
+        # In torch's lists: MMEngine's would have each ConvModule initialise
+        # itself after init_cfg.
+        for kind, width in (('cls', self.cls_out_channels), ('reg', 4)):
+            setattr(self, f'{kind}_convs', nn.ModuleList(
+                self._predictor(channels, priors * width)
+                for channels, priors in zip(self.in_channels,
+                                            self.num_base_priors)))
+
+    def _predictor(self, in_channels: int, out_channels: int) -> nn.Module:
+        return nn.Conv2d(in_channels, out_channels, self.kernel_size,
+                         padding=self.kernel_size // 2)
 
     def get_anchors(self, featmap_sizes: list[tuple],
                     batch_img_metas: list[dict],
