@@ -585,17 +585,17 @@ def meter(nvml):
 
 
 def test_summary(meter):
-    windows = [(Reading(3000, 10), 100), (Reading(3300, 11), 100),
+    windows = [(Reading(3000, 12), 100), (Reading(3300, 11), 100),
                (Reading(float('nan'), 10, 'was reset'), 100),
                (Reading(2400, 10), 100)]
     state = dict(power_limit_w=700., other_processes=0)
     found = summarise(windows, Reading(500, 10), meter, state, state)
-    # 30, 33 and 24 J for an image; 50 W for 10, 11 and 10 s are 5, 5.5, 5 J.
+    # 30, 33 and 24 J for an image; 50 W for 12, 11 and 10 s are 6, 5.5, 5 J.
     assert found.joules_per_image == 30
-    assert found.net_of_idle == 25
-    assert (found.watts, found.idle_watts) == (300, 50)  # of 300, 300, 240
+    assert found.net_of_idle == 24  # of 24, 27.5, 19
+    assert (found.watts, found.idle_watts) == (250, 50)  # of 250, 300, 240
     assert found.spread == pytest.approx((33 - 24) / 30)
-    assert found.seconds == 31
+    assert found.seconds == 33
     assert found.problems == ['window 3 of 4: was reset']
     read = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert [w['joules'] for w in read['windows']] == [3000, 3300, None, 2400]
