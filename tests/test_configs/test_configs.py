@@ -14,9 +14,11 @@ import vovnet  # noqa: F401
 from vovnet.models import VoVNet
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+CLASSIFIERS = ('cifar', )  # test_classifiers.py
 # A user's copies in custom/ are called my_*, and are the user's business.
 FILES = sorted(f for f in CONFIGS.rglob('*.py')
-               if '_base_' not in f.parts and not f.name.startswith('my_'))
+               if '_base_' not in f.parts and not f.name.startswith('my_')
+               and f.parent.name not in CLASSIFIERS)
 NAMES = [str(f.relative_to(CONFIGS)) for f in FILES]
 
 
@@ -113,10 +115,12 @@ def test_config_is_complete(name, load):
     for split in ('train', 'val', 'test'):
         assert f'{split}_dataloader' in cfg and f'{split}_cfg' in cfg
     # The file's name tells the arch.
-    arch = cfg.model.backbone.arch
     stem = Path(name).stem
-    version, size = re.search(r'vovnet(v2)?-([\w-]+?)_', stem).groups()
-    assert arch == f'V{2 if version else 1}-{size}'
+    found = re.search(r'vovnet(v2)?-([\w-]+?)_', stem)
+    assert bool(found) == (cfg.model.backbone.type == 'VoVNet')
+    if found:
+        version, size = found.groups()
+        assert cfg.model.backbone.arch == f'V{2 if version else 1}-{size}'
     schedule = re.search(r'_(\d+)x_(coco|voc)', stem)
     if schedule:
         repeats = cfg.train_dataloader.dataset.get('times', 1)
@@ -127,7 +131,8 @@ def test_config_is_complete(name, load):
 def test_neck_takes_what_the_backbone_gives(name, load):
     cfg = load(name)
     backbone = cfg.model.backbone
-    assert backbone.pop('type') == 'VoVNet'
+    if backbone.pop('type') != 'VoVNet':
+        return  # says nothing beforehand: test_config_learns_and_detects
     backbone.pop('norm_cfg', None)
     with torch.device('meta'):
         declared = VoVNet(**backbone)
