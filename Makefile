@@ -75,5 +75,5 @@ lock:
 	   echo '# written by `make lock` from an environment. Not for Python 3.10,'; \
 	   echo '# which some of them do not support.'; \
 	   $(VENV) -m pip freeze --exclude-editable \
-	   | grep -viE '^(nvidia|cuda|triton|torch|mm|onedl|setuptools|vovnet)' \
+	   | grep -viE '^(nvidia-[^m]|cuda|triton|torch|mm|onedl|setuptools|vovnet)' \
 	   | sed 's/$$/; python_version >= "3.11"/'; } > requirements/constraints.txt

@@ -146,7 +146,7 @@ class ScriptedMeter:
         return Reading(watts * 2., 2.)
 
     def state(self):
-        return dict(power_limit_w=100)
+        return dict(power_limit_w=100, windows=len(self.windows))
 
 
 def test_energy_in_turns_gross_and_net(tiny, monkeypatch):
@@ -165,7 +165,8 @@ def test_energy_in_turns_gross_and_net(tiny, monkeypatch):
     extra = []
     found = benchmark(
         [Entry('a', tiny), Entry('b', tiny)], Input(batch_size=2),
-        Plan(2, 0.02, max_warm_up=0.1, energy_repeats=3, energy_seconds=12),
+        Plan(2, 0.02, max_warm_up=0.1, energy_repeats=3, energy_seconds=12,
+             cool_down=0.),
         lambda text, more: extra.append(more))
     assert sum(extra) == 1 + 2 * 3
     assert meter.windows == [5, 8, 20, 8, 20, 8, 20]
@@ -176,6 +177,9 @@ def test_energy_in_turns_gross_and_net(tiny, monkeypatch):
     assert a.net_of_idle == pytest.approx((16 - 10) / 4)
     assert b.net_of_idle == pytest.approx((40 - 10) / 4)
     assert found.no_energy == ''
+    # Each network's own: before its first window, after its last.
+    assert [e.before['windows'] for e in (a, b)] == [1, 2]
+    assert [e.after['windows'] for e in (a, b)] == [6, 7]
 
 
 def test_disturbed_results_say_so(tiny):
@@ -195,6 +199,7 @@ def test_disturbed_results_say_so(tiny):
     (dict(seconds=math.nan), {}, '--seconds nan'),
     (dict(order='backwards'), {}, '--order backwards'),
     (dict(energy_repeats=0), {}, '--energy-repeats 0'),
+    (dict(cool_down=-1), {}, '--cool-down -1'),
     ({}, dict(batch_size=0), '--batch-size 0'),
     ({}, dict(shape=[0, 4]), '--shape 0 4'),
     ({}, dict(device='cuda:7'), '--device cuda:7'),

@@ -84,6 +84,8 @@ def parse_args() -> argparse.Namespace:
                      help='windows of each network')
     how.add_argument('--energy-seconds', type=float, metavar='S',
                      default=plan.energy_seconds, help='length of a window')
+    how.add_argument('--cool-down', type=float, default=plan.cool_down,
+                     metavar='S', help='rest before each window')
     out = parser.add_argument_group('results')
     out.add_argument('--out', nargs='+', default=[], metavar='FILE',
                      help=f'written in the format of their names: '
@@ -129,7 +131,7 @@ def main() -> None:
                 args.channels_last)
     plan = Plan(args.repeats, args.seconds, args.order, args.max_warm_up,
                 args.max_spread, args.meter, args.energy_repeats,
-                args.energy_seconds)
+                args.energy_seconds, args.cool_down)
     networks = entries(args)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task('', total=num_steps(plan, len(networks)))

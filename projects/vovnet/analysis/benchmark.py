@@ -67,6 +67,7 @@ class Plan:
         energy_repeats: Windows of each network in which energy is measured.
         energy_seconds: Length of such a window, and of that in which the
             device idles.
+        cool_down: Seconds of rest before each window: a hot chip draws more.
     """
     repeats: int = 5
     seconds: float = 2.0
@@ -76,6 +77,7 @@ class Plan:
     meter: str = 'auto'
     energy_repeats: int = 5
     energy_seconds: float = 10.0
+    cool_down: float = 5.0
 
 
 @dataclass
@@ -215,6 +217,7 @@ def check_plan(plan: Plan, how: Input) -> None:
             ('--repeats', plan.repeats, 1), ('--seconds', plan.seconds, 0),
             ('--energy-repeats', plan.energy_repeats, 1),
             ('--energy-seconds', plan.energy_seconds, 1),
+            ('--cool-down', plan.cool_down, 0),
             ('--max-warm-up', plan.max_warm_up, 0),
             ('--max-spread', plan.max_spread, 0),
             ('--batch-size', how.batch_size, 1),
@@ -303,17 +306,20 @@ def _measure_energy(subjects: Sequence[Subject], how: Input, plan: Plan,
     sync = synchronizer(device)
     sync()
     idle = measure_idle(meter, plan.energy_seconds)
-    before = meter.state()
     windows = [[] for _ in subjects]
+    states = [[] for _ in subjects]
     for index in turns(len(subjects), plan.energy_repeats, plan.order):
         progress('energy', 0)
+        time.sleep(plan.cool_down)
         subjects[index]()
+        states[index].append(meter.state())
         windows[index].append(measure_window(
             meter, subjects[index], how.batch_size, plan.energy_seconds,
             sync))
-    after = meter.state()
-    return [summarise(found, idle, meter, before, after)
-            for found in windows]
+        # At once, while the clocks are still those of the work.
+        states[index].append(meter.state())
+    return [summarise(found, idle, meter, state[0], state[-1])
+            for found, state in zip(windows, states)]
 
 
 def _settings(how: Input, plan: Plan, peak: float) -> dict[str, Any]:
