@@ -345,6 +345,11 @@ def test_refined_anchors_are_not_clipped(head):
 
 # Modules.
 
+def predictor(branch):
+    conv, = (m for m in branch.modules() if isinstance(m, torch.nn.Conv2d))
+    return conv
+
+
 def test_every_module_has_its_initial_deviation():
     torch.manual_seed(0)
     head = make_head(in_channels=(64, ) * 4, feat_channels=64,
@@ -358,7 +363,7 @@ def test_every_module_has_its_initial_deviation():
             for conv in convs:
                 assert conv.weight.std().item() == pytest.approx(.01, rel=.05)
         for branch in *module.cls_convs, *module.reg_convs:
-            conv, = branch
+            conv = predictor(branch)
             # Caffe's xavier: uniform, as wide as the root of 3 / inputs.
             bound = (3 / (9 * 256))**.5
             assert conv.weight.abs().max().item() == pytest.approx(
@@ -388,8 +393,9 @@ def test_both_predictors_see_the_residual_block():
         y = norm(f.conv2d(y, block.conv3.weight), block.bn3)
         conv, bn = block.downsample
         y = (y + norm(f.conv2d(x, conv.weight), bn)).relu()
-        for found, (conv, ) in ((scores, module.cls_convs[i]),
-                                (deltas, module.reg_convs[i])):
+        for found, branch in ((scores, module.cls_convs[i]),
+                              (deltas, module.reg_convs[i])):
+            conv = predictor(branch)
             torch.testing.assert_close(
                 found, f.conv2d(y, conv.weight, conv.bias, padding=1))
 

@@ -2,9 +2,6 @@
 # taken, and why: projects/vovnet/models/backbones/refinedet_densenet.py.
 # backbone.memory_efficient=True trades time for memory.
 _base_ = './refinedet_vovnet-39.py'
-custom_imports = dict(
-    imports=['vovnet', 'vovnet.models.backbones.refinedet_densenet'],
-    allow_failed_imports=False)
 in_channels = (256, 896, 1920)
 model = dict(
     data_preprocessor=dict(
@@ -13,7 +10,8 @@ model = dict(
         bgr_to_rgb=True),
     backbone=dict(
         _delete_=True,
-        type='RefineDetDenseNet',
+        # In full, so that only these configs import mmpretrain.
+        type='vovnet.models.backbones.refinedet_densenet.RefineDetDenseNet',
         arch='201',
         out_indices=(1, 2, 3),
         init_cfg=dict(

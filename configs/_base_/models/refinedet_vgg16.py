@@ -4,8 +4,7 @@ _base_ = './refinedet_vovnet-39.py'
 in_channels = (512, 512, 1024)
 model = dict(
     # The weights are Caffe's with the channels of the first layer swapped.
-    data_preprocessor=dict(
-        mean=[123.675, 116.28, 103.53], bgr_to_rgb=True),
+    data_preprocessor=dict(mean=[123, 117, 104], bgr_to_rgb=True),
     backbone=dict(
         _delete_=True,
         type='RefineDetVGG',

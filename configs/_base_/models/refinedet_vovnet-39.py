@@ -23,7 +23,7 @@ model = dict(
     type='SingleStageDetector',
     data_preprocessor=dict(
         type='DetDataPreprocessor',
-        mean=[103.53, 116.28, 123.675],
+        mean=[104, 117, 123],  # BGR
         std=[1, 1, 1],
         bgr_to_rgb=False,
         # Maps must halve from one to the next.
@@ -58,6 +58,11 @@ model = dict(
             target_stds=[0.1, 0.1, 0.2, 0.2]),
         objectness_thr=0.01),
     train_cfg=dict(arm=multibox, odm=multibox),
+    # The authors' results on COCO come with soft-NMS on top, an option here:
+    #   --cfg-options model.test_cfg.nms.type=soft_nms \
+    #                 model.test_cfg.nms.iou_threshold=0.3 \
+    #                 model.test_cfg.nms.method=linear \
+    #                 model.test_cfg.nms.min_score=0.01
     test_cfg=dict(
         score_thr=0.01,
         nms_pre=1000,  # of each class

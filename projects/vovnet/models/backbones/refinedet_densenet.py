@@ -18,15 +18,13 @@ outputs of the three transitions, pooled              49.050  58.793
 the paper                                             56.13   66.76
 ====================================================  ======  ======
 
-Imports mmpretrain: a config that uses it names this module in
-``custom_imports``.
+Imports mmpretrain, and is not imported with the package: a config names the
+class by its full path.
 """
-from mmdet.registry import MODELS
 from mmpretrain.models.backbones import DenseNet
 from torch import Tensor, nn
 
 
-@MODELS.register_module()
 class RefineDetDenseNet(DenseNet):
     """DenseNet whose maps are taken before the transitions pool.
 

@@ -1,0 +1,8 @@
+# The paper: 37.5 AP on COCO test-dev (Table 7).
+_base_ = [
+    '../_base_/models/refinedet_vovnet-39.py',
+    '../_base_/datasets/coco_ssd512.py', '../_base_/iter_based_runtime.py',
+    '../_base_/schedules/refinedet_coco_540k.py',
+    '../_base_/tta/refinedet512.py'
+]
+train_dataloader = dict(batch_size=5)
