@@ -8,6 +8,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 import vovnet  # noqa: F401
@@ -50,7 +51,9 @@ def build(cfg):
                 one_process(value)
 
     one_process(cfg)
-    return MODELS.build(cfg)
+    # As the runner sets it for its whole life.
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build(cfg)
 
 
 def sample(size, num_classes, with_masks):
@@ -108,8 +111,9 @@ def test_config_is_complete(name, load):
     assert 'vovnet' in cfg.custom_imports.imports
     assert cfg.default_scope == 'mmdet'
     # The learning rate is for the batch that the name or the file states.
-    assert cfg.auto_scale_lr.base_batch_size == \
-        cfg.train_dataloader.batch_size * (8 if 'x_' in name else 1)
+    gpus, rest = divmod(cfg.auto_scale_lr.base_batch_size,
+                        cfg.train_dataloader.batch_size)
+    assert not rest and gpus in ((8, ) if 'x_' in name else (1, 4, 8))
     kinds = {b['type'] for b in cfg.vis_backends}
     assert {'LocalVisBackend', 'TensorboardVisBackend'} <= kinds
     for split in ('train', 'val', 'test'):
@@ -157,7 +161,9 @@ def test_heads_know_the_classes(name, load):
 def test_config_learns_and_detects(name, load):
     torch.manual_seed(0)
     cfg = load(name)
-    size, num_classes = 128, next(iter(class_counts(cfg.model)))
+    num_classes = next(iter(class_counts(cfg.model)))
+    # Pelee's last convolutions are not padded.
+    size = 304 if cfg.model.neck.type == 'PeleeNeck' else 128
     with_masks = 'mask_head' in cfg.model.get('roi_head', {})
     # At most a few proposals, to be quick; the modules stay the same.
     if 'rpn_proposal' in cfg.model.get('train_cfg', {}):

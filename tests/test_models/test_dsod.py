@@ -10,6 +10,7 @@ from caffe_reference import centre, detect, encode, iou, match, multibox_loss
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 from torch import nn
 
@@ -468,3 +469,15 @@ def test_downsample_halves_and_doubles():
     a, b = layer(x), layer(y)
     assert a.shape == (1, 6, 3, 3)
     assert torch.equal(a[:, :3], b[:, :3])
+
+
+def test_only_the_predictors_norms_do_not_decay(config):
+    """By the official solver: decay_mult 0 for their scale and shift."""
+    cfg = config('dsod300_vovnet-27-slim_voc0712')
+    network = build_network(cfg)
+    optimizer = build_optim_wrapper(network, cfg.optim_wrapper).optimizer
+    decay = {id(p): group['weight_decay']
+             for group in optimizer.param_groups for p in group['params']}
+    for name, parameter in network.named_parameters():
+        spared = name.startswith('bbox_head') and '.bn.' in name
+        assert decay[id(parameter)] == (0 if spared else 5e-4), name

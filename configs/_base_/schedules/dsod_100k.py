@@ -19,7 +19,7 @@ optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4),
     # The predictors' norms do not decay, the others do.
     paramwise_cfg=dict(custom_keys={
-        f'{kind}_convs.{i}.bn': dict(decay_mult=0.)
+        f'{kind}_convs.{i}.0.bn': dict(decay_mult=0.)
         for kind in ('cls', 'reg') for i in range(6)
     }))
 param_scheduler = [

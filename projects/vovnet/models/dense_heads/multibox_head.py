@@ -41,11 +41,11 @@ class MultiBoxHead(SSDHead):
         super().__init__(*args, **kwargs)
 
     def _init_layers(self) -> None:
-        # In torch's lists: MMEngine's would have each ConvModule initialise
-        # itself after init_cfg.
+        # With SSDHead's names, and in torch's lists like there: MMEngine's
+        # would have each ConvModule initialise itself after init_cfg.
         for kind, width in (('cls', self.cls_out_channels), ('reg', 4)):
             setattr(self, f'{kind}_convs', nn.ModuleList(
-                self._predictor(channels, priors * width)
+                nn.Sequential(self._predictor(channels, priors * width))
                 for channels, priors in zip(self.in_channels,
                                             self.num_base_priors)))
 

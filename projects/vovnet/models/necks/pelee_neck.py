@@ -90,7 +90,15 @@ class PeleeNeck(BaseModule):
         Returns:
             tuple[Tensor]: (N, out_channels, H_i, W_i), the first one twice,
             then the other scales.
+
+        Raises:
+            ValueError: If the maps are too small for the extra scales.
         """
+        height, width = inputs[-1].shape[-2:]
+        if min(height, width) < 9:
+            raise ValueError(
+                f'PeleeNeck: maps of {height}x{width} px are too small for '
+                'three more scales; give images of 257 px at least')
         scales = list(inputs)
         for extra in self.extras:
             scales.append(extra(scales[-1]))
