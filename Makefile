@@ -12,11 +12,12 @@ DEMO_DIR := work_dirs/demo
 COMPARE_DIR := work_dirs/compare
 DEMO_CHECKPOINT := $(DEMO_DIR)/epoch_3.pth
 
-.PHONY: help setup demo demo-clean compare test lint lock
+.PHONY: help setup demo demo-clean compare table2 table4 test lint lock
 
 help:
 	@echo 'make demo   train, evaluate and draw a small detector (setup + 6 minutes)'
 	@echo 'make compare  VoVNet beside ResNet and DenseNet: speed, memory, energy (setup + 3 minutes)'
+	@echo 'make table2  the lightweight detectors of the paper, its figures beside them; make table4 the large ones'
 	@echo 'make test   lint and the whole test suite (setup + 3 to 5 minutes)'
 	@echo 'make lint   style only'
 	@echo 'make setup  the environment alone (2 to 4 minutes, 6 GB)'
@@ -59,6 +60,18 @@ compare: setup
 		DenseNet-161 --part backbone --shape 320 --overwrite \
 		--out $(COMPARE_DIR)/compare.md $(COMPARE_DIR)/compare.csv \
 		$(COMPARE_DIR)/compare.json --plot $(COMPARE_DIR) $(ARGS)
+
+# The paper's tables of detectors. Without decoding and NMS, which with random
+# weights would work on thousands of boxes that a trained detector never has.
+table2: setup
+	@$(VENV) tools/analysis_tools/benchmark.py --paper table2 table3 \
+		--nms out --overwrite --out $(COMPARE_DIR)/table2.md \
+		$(COMPARE_DIR)/table2.json --plot $(COMPARE_DIR)/table2 $(ARGS)
+
+table4: setup
+	@$(VENV) tools/analysis_tools/benchmark.py --paper table4 \
+		--nms out --overwrite --out $(COMPARE_DIR)/table4.md \
+		$(COMPARE_DIR)/table4.json --plot $(COMPARE_DIR)/table4 $(ARGS)
 
 lint: setup
 	@echo 'lint: ruff'

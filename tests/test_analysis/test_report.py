@@ -67,6 +67,19 @@ def test_energy_and_accuracy_columns():
     assert "before the energy: {'clock': 1}" in report.markdown(found)
 
 
+def test_the_papers_columns_stand_beside():
+    first, second = result(), result('other')
+    object.__setattr__(first.entry, 'paper', {'FPS': 25.0, 'J/image': 4.8})
+    rows = report.cells(Report(CONDITIONS, [first, second], 'no meter'))
+    at = rows[0].index('FPS')
+    assert [row[at:at + 2] for row in rows] == [
+        ['FPS', "paper's FPS"], ['20.0', '25'], ['20.0', 'n/a']]
+    at = rows[0].index('J/image')
+    assert rows[1][at:at + 2] == ['n/a', '4.8']
+    assert any('TITAN X' in line for line in report.remarks(
+        Report(CONDITIONS, [first])))
+
+
 def test_energy_that_failed_is_not_zero():
     bad = result(joules=1.)
     bad.energy = Energy('a counter', 'board', problems=['window 1: reset'])

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
-from vovnet.analysis import report
+from vovnet.analysis import paper, report
 from vovnet.analysis.benchmark import Entry, Plan, benchmark, num_steps
 from vovnet.analysis.latency import ORDERS
 from vovnet.analysis.networks import PARTS, load_any_config
@@ -30,6 +30,10 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     launch.add_config_options(parser, several=True)
     what = parser.add_argument_group('what is measured')
+    what.add_argument('--paper', nargs='+', choices=paper.TABLES,
+                      metavar='TABLE', help="the configs of the paper's "
+                      f"tables ({', '.join(paper.TABLES)}), with its figures "
+                      'beside those measured')
     what.add_argument('--part', choices=PARTS, default='detector',
                       help='the whole model, or its backbone alone')
     what.add_argument('--nms', choices=['in', 'out'], default='in',
@@ -99,6 +103,13 @@ def parse_args() -> argparse.Namespace:
 
 def entries(args: argparse.Namespace) -> list[Entry]:
     """The networks, each with what the options say of it."""
+    if bool(args.configs) == bool(args.paper):
+        raise UserError('CONFIG, --paper: give configs, or tables of the '
+                        'paper')
+    if args.paper:
+        return [Entry(row.name, load_any_config(row.config, args.cfg_options),
+                      accuracy=row.accuracy, paper=row.figures)
+                for row in paper.rows(args.paper)]
     for option in ('checkpoints', 'names', 'accuracies'):
         given = getattr(args, option)
         if given and len(given) != len(args.configs):

@@ -46,11 +46,14 @@ class Entry:
         cfg: Its config.
         checkpoint: Its weights; random without.
         accuracy: Known from elsewhere, in the unit of the caller's choice.
+        paper: What the paper prints of it, by the titles of
+            :data:`vovnet.analysis.report.COLUMNS`.
     """
     name: str
     cfg: Config
     checkpoint: str | None = None
     accuracy: float | None = None
+    paper: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class Result:
         return dict(
             name=self.entry.name, config=self.entry.cfg.filename,
             checkpoint=self.entry.checkpoint, accuracy=self.entry.accuracy,
+            paper=self.entry.paper,
             batch_size=self.batch_size,
             shapes=[dict(shape=shape, batches=count)
                     for shape, count in self.shapes.items()],

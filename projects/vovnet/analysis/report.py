@@ -18,7 +18,7 @@ from ..errors import UserError
 from .benchmark import Report, Result
 from .complexity import CONVENTION
 
-MARK = ' !'
+MARK, NONE = ' !', 'n/a'
 FORMATS = ('.json', '.csv', '.md')
 
 
@@ -88,23 +88,28 @@ def cells(report: Report) -> list[list[str]]:
         list[list[str]]: A header, and a row for each network. Results that
         must not be trusted are marked.
     """
-    kept = [column for column in COLUMNS
-            if column.title == 'J/image'
-            or any(column.value(r) is not None for r in report.results)]
-    rows = [['network', *(column.title for column in kept)]]
-    if any(result.entry.accuracy is not None for result in report.results):
-        rows[0].append('accuracy (given)')
-    for result in report.results:
-        values = [column.value(result) for column in kept]
-        row = ['n/a' if value is None else f'{value:{column.form}}'
-               for column, value in zip(kept, values)]
-        if result.problems:
-            row[rows[0].index('spread, %') - 1] += MARK
-        if len(rows[0]) > len(row) + 1:
-            row.append('n/a' if result.entry.accuracy is None else
-                       f'{result.entry.accuracy:g}')
-        rows.append([result.entry.name, *row])
-    return rows
+    results, columns = report.results, []
+    for title, value, form in COLUMNS:
+        column = [_written(value(result), form) for result in results]
+        if title == 'spread, %':
+            column = [text + MARK * bool(result.problems)
+                      for text, result in zip(column, results)]
+        if title == 'J/image' or set(column) != {NONE}:
+            columns.append([title, *column])
+        papers = [result.entry.paper.get(title) for result in results]
+        if any(paper is not None for paper in papers):
+            columns.append([f"paper's {title}",
+                            *(_written(paper, '.4g') for paper in papers)])
+    accuracies = [result.entry.accuracy for result in results]
+    if any(accuracy is not None for accuracy in accuracies):
+        columns.append(['accuracy (given)',
+                        *(_written(value, 'g') for value in accuracies)])
+    names = ['network', *(result.entry.name for result in results)]
+    return [list(row) for row in zip(names, *columns)]
+
+
+def _written(value: float | None, form: str) -> str:
+    return NONE if value is None else f'{value:{form}}'
 
 
 def remarks(report: Report) -> list[str]:
@@ -129,6 +134,11 @@ def remarks(report: Report) -> list[str]:
                          f'per image{weights}.')
     if report.no_energy:
         found.append(f'Energy: n/a, {report.no_energy}.')
+    if any(result.entry.paper for result in report.results):
+        found.append(
+            "The paper's figures: whole detectors on a TITAN X (Pascal), CUDA "
+            '9.2, cuDNN 7.3, Caffe, trained weights; accuracy is the paper\'s '
+            'too.')
     for energy in (r.energy for r in report.results[:1] if r.energy):
         found.append(f'Energy: {energy.method}, of the {energy.scope}.')
     return found

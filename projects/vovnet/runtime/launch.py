@@ -55,11 +55,11 @@ class _Options(DictAction):
 
 def add_config_options(parser: argparse.ArgumentParser,
                        several: bool = False) -> None:
-    """Add ``config``, or ``configs`` if there may be several, and
+    """Add ``config``, or ``configs`` if any number will do, and
     ``--cfg-options``."""
     if several:
         parser.add_argument(
-            'configs', nargs='+', metavar='CONFIG', help='config files; also '
+            'configs', nargs='*', metavar='CONFIG', help='config files; also '
             "of mmdet and mmpretrain: mmdet::retinanet/retinanet_r50_fpn_1x_"
             'coco.py')
     else:
