@@ -67,6 +67,14 @@ def test_energy_and_accuracy_columns():
     assert "before the energy: {'clock': 1}" in report.markdown(found)
 
 
+def test_more_than_the_peak_is_a_disturbed_peak():
+    fast = result(ms=10.)  # 1600 G multiply-adds/s, twice the peak
+    header, row = report.cells(Report(CONDITIONS, [fast]))
+    assert dict(zip(header, row))['% of peak'] == '200'
+    assert dict(zip(header, row))['spread, %'] == '0 !'
+    assert 'matrix product' in fast.problems[0]
+
+
 def test_the_papers_columns_stand_beside():
     first, second = result(), result('other')
     object.__setattr__(first.entry, 'paper', {'FPS': 25.0, 'J/image': 4.8})
