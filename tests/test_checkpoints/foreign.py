@@ -53,7 +53,7 @@ class Library(NamedTuple):
     norm: str = 'bn'
     dw: tuple = ()
     strides: tuple = (2, 1, 2)
-    pool: dict = dict(ceil_mode=True)  # noqa: RUF012
+    pool: dict = dict(ceil_mode=True)
     residual: str = 'later blocks'
     where_ese: str = 'all'
 
@@ -93,7 +93,9 @@ TIMM = Library(
     layer=lambda s, b, k: f'stages.{s - 2}.blocks.{b - 1}.conv_mid.{k}.',
     aggregation=lambda s, b: f'stages.{s - 2}.blocks.{b - 1}.conv_concat.',
     ese=lambda s, b: f'stages.{s - 2}.blocks.{b - 1}.attn.fc',
-    classifier='head.fc', where_ese='last')
+    reduction=lambda s, b:
+    f'stages.{s - 2}.blocks.{b - 1}.conv_reduction.',
+    classifier='head.fc', dw=('conv_dw', 'conv_pw', 'bn'), where_ese='last')
 TIMM_A = TIMM._replace(where_ese='none', residual='none')
 
 

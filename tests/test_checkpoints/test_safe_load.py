@@ -95,6 +95,16 @@ def test_pickle_of_an_older_format_is_refused(path, tmp_path):
         load_file(path)
 
 
+@pytest.mark.parametrize('length', [1, 100, 1500, 5000, 9000])
+def test_files_cut_short_anywhere(length, path):
+    torch.save(dict(w=torch.ones(3000)), path)
+    content = path.read_bytes()
+    assert length < len(content)
+    path.write_bytes(content[:length])
+    with pytest.raises(UserError, match='is cut short, damaged or not a'):
+        load_file(path)
+
+
 def test_torchscript_is_refused(path):
     torch.jit.script(torch.nn.Linear(1, 1)).save(str(path))
     with pytest.warns(UserWarning, match='TorchScript'), \

@@ -2,7 +2,9 @@
 from .dialect import Dialect, Normalization
 from .download import fetch
 from .match import Match, get_state_dict, load_whole, match
+from .metafiles import download_weights, read_metafiles
 from .pretrained import PretrainedVoVNet
+from .publish import TARGETS, convert, publish
 from .published import PUBLISHED, Published
 from .safe_load import SAFE_GLOBALS, load_file
 from .schemes import SCHEMES
@@ -10,8 +12,9 @@ from .timm_hub import timm_file
 from .weights import Weights, interpret, read_weights, to_scheme
 
 __all__ = [
-    'PUBLISHED', 'SAFE_GLOBALS', 'SCHEMES', 'Dialect', 'Match',
-    'Normalization', 'PretrainedVoVNet', 'Published', 'Weights', 'fetch',
-    'get_state_dict', 'interpret', 'load_file', 'load_whole', 'match',
-    'read_weights', 'timm_file', 'to_scheme'
+    'PUBLISHED', 'SAFE_GLOBALS', 'SCHEMES', 'TARGETS', 'Dialect', 'Match',
+    'Normalization', 'PretrainedVoVNet', 'Published', 'Weights', 'convert',
+    'download_weights', 'fetch', 'get_state_dict', 'interpret', 'load_file',
+    'load_whole', 'match', 'publish', 'read_metafiles', 'read_weights',
+    'timm_file', 'to_scheme'
 ]

@@ -12,9 +12,6 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlparse
 from urllib.request import Request, urlopen
@@ -91,7 +88,7 @@ def _wrong(path: str, checksum: str) -> str | None:
     if reason := not_weights(path):
         return reason
     if checksum:
-        return _mismatch(path, checksum)
+        return mismatch(path, checksum)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if archive.testzip():
@@ -99,11 +96,20 @@ def _wrong(path: str, checksum: str) -> str | None:
     return None
 
 
-def _mismatch(path: str, checksum: str) -> str | None:
-    """Compare a file with its checksum."""
+def mismatch(path: str, checksum: str) -> str | None:
+    """Compare a file, or what is in its archive, with a checksum.
+
+    Args:
+        path: The file.
+        checksum: As for :func:`fetch`.
+
+    Returns:
+        str | None: What is wrong, for the message of an error.
+    """
     algorithm, _, wanted = checksum.lower().rpartition(':')
     digest = hashlib.new(algorithm or 'sha256')
-    with unwrapped(path) as file:
+    content = unwrapped(path)
+    with open(path, 'rb') if content == path else content as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     found = digest.hexdigest()
@@ -114,20 +120,20 @@ def _mismatch(path: str, checksum: str) -> str | None:
             f'{wanted[:16]}...')
 
 
-@contextmanager
-def unwrapped(path: str) -> Iterator[BinaryIO]:
-    """Open a file, or the only .pth in it where it is a zip archive of one.
+def unwrapped(path: str) -> str | io.BytesIO:
+    """The file, or the only .pth in it where it is a zip archive of one.
 
     pytorchcv publishes ``NAME.pth.zip``.
+
+    Returns:
+        str | io.BytesIO: The path as it is, or what the archive holds.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if len(names) == 1 and names[0].endswith(('.pth', '.pt')):
-                yield io.BytesIO(archive.read(names[0]))
-                return
-    with open(path, 'rb') as file:
-        yield file
+                return io.BytesIO(archive.read(names[0]))
+    return path
 
 
 def not_weights(path: str) -> str | None:

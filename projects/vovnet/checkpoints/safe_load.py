@@ -21,6 +21,7 @@ the scheme:
 ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` cannot override, and nothing falls back to
 unpickling.
 """
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -110,9 +111,8 @@ def load_file(path: str | os.PathLike, map_location: Any = None,
         if _is_safetensors(path):
             import safetensors.torch
             return safetensors.torch.load_file(path, map_location or 'cpu')
-        with unwrapped(path) as file:
-            return torch.load(
-                file, map_location=map_location or 'cpu', weights_only=True)
+        return torch.load(unwrapped(path), weights_only=True,
+                          map_location=map_location or 'cpu')
 
 
 def _is_safetensors(path: str) -> bool:
@@ -129,9 +129,12 @@ def _plainly(path: str, name: str) -> Iterator[None]:
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             yield
-    except (OSError, MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged pickle can fail in any way
+        # torch seeks before the start of a short file that is cut.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         reason = _reason(path, str(error))
         raise UserError(f'checkpoint {name}: {reason}') from error
 

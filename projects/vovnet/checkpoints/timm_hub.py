@@ -4,14 +4,16 @@ Own work on huggingface_hub, whose cache (``$HF_HOME``) timm shares.
 """
 import os
 import re
+from itertools import product
 from typing import Any
 
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..errors import UserError
-from .download import _mismatch
+from .download import mismatch
 from .safe_load import load_file
 
+FILES = ('model.safetensors', 'pytorch_model.bin')
 # The tags that timm gives to a name without one (timm/models/vovnet.py).
 TAGS = dict(ese_vovnet19b_dw='ra_in1k', ese_vovnet39b='ra_in1k',
             ese_vovnet57b='ra4_e3600_r256_in1k')
@@ -34,7 +36,7 @@ def timm_file(name: str) -> str:
     """
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import RemoteEntryNotFoundError
     except ImportError as error:
         raise UserError(f'checkpoint timm://{name}: needs huggingface_hub; '
                         'pip install huggingface_hub') from error
@@ -43,20 +45,17 @@ def timm_file(name: str) -> str:
         raise UserError(f'checkpoint timm://{name}: timm has never published '
                         f'weights of this network, but of {known}')
     name = f'{name}.{TAGS[name]}' if name in TAGS else name
-    reason = None
-    for offline in (True, False):
-        for file in ('model.safetensors', 'pytorch_model.bin'):
-            try:
-                return hf_hub_download(f'timm/{name}', file,
-                                       local_files_only=offline)
-            except (HfHubHTTPError, OSError, ValueError) as error:
-                # The first is about the better format.
-                reason = reason if offline is False and reason else error
-        reason = None if offline else reason
-    text = ' '.join(str(reason).split())
+    for cached, file in product((True, False), FILES):
+        try:
+            return hf_hub_download(f'timm/{name}', file,
+                                   local_files_only=cached)
+        except (OSError, ValueError) as error:
+            reason = ' '.join(str(error).split())[:100]
+            if not cached and not isinstance(error, RemoteEntryNotFoundError):
+                break  # no network or no such name: the same for any file
     raise UserError(
         f'checkpoint timm://{name}: not in the cache and cannot be '
-        f'downloaded ({text[:100]}); check the name and the connection, or '
+        f'downloaded ({reason}...); check the name and the connection, or '
         f'get https://huggingface.co/timm/{name} elsewhere and give the path '
         'of its model.safetensors')
 
@@ -74,7 +73,7 @@ def load_from_timm(filename: str, map_location: Any = None) -> Any:
     try:
         # huggingface_hub names large files by their SHA-256.
         if re.fullmatch('[0-9a-f]{64}', name := os.path.basename(content)) \
-                and (reason := _mismatch(content, name)):
+                and (reason := mismatch(content, name)):
             raise UserError(f'checkpoint {filename}: {reason}')
         return load_file(path, map_location, filename)
     except UserError as error:

@@ -1,0 +1,104 @@
+"""Weights by name: those of the metafiles, and those that others publish.
+
+Own work on OpenMMLab's model index (``model-index.yml`` with ``Import``, and
+metafiles with ``Models: [{Name, Weights, Metadata}]``), which mim reads too.
+A file's checksum stands as ``SHA256`` in its ``Metadata``.
+"""
+import difflib
+import os
+import shutil
+
+import yaml
+
+from ..errors import UserError
+from .download import fetch
+from .published import PUBLISHED, Published
+from .timm_hub import timm_file
+
+
+def download_weights(name: str, index: str, folder: str | None = None
+                     ) -> tuple[Published, str]:
+    """Fetch weights by name.
+
+    Args:
+        name: As for :func:`find_weights`.
+        index: As there.
+        folder: Where to put the file; by default the cache of its kind.
+
+    Returns:
+        tuple[Published, str]: What is known of it, and its path.
+
+    Raises:
+        UserError: As :func:`find_weights` and
+            :func:`~vovnet.checkpoints.fetch` do.
+    """
+    entry = find_weights(name, index)
+    if not entry.url.startswith('timm://'):
+        return entry, fetch(entry.url, entry.checksum, folder)
+    path = timm_file(model := entry.url.removeprefix('timm://'))
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+        ending = os.path.splitext(path)[1]
+        path = shutil.copy(path, os.path.join(folder, model + ending))
+    return entry, path
+
+
+def find_weights(name: str, index: str) -> Published:
+    """Look a name up.
+
+    Args:
+        name: A key of :data:`~vovnet.checkpoints.published.PUBLISHED`, or the
+            name of a model in a metafile.
+        index: Path of ``model-index.yml``; may be missing.
+
+    Returns:
+        Published: Address and checksum.
+
+    Raises:
+        UserError: If there is no such name, with the nearest ones.
+    """
+    known = {**PUBLISHED, **read_metafiles(index)}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, 0.3) or list(known)
+        raise UserError(f'{name}: no weights of this name; the nearest are '
+                        f'{", ".join(near[:3])} (--list shows all)')
+    return known[name]
+
+
+def read_metafiles(index: str) -> dict[str, Published]:
+    """All models with weights that the metafiles of an index name.
+
+    Args:
+        index: Path of ``model-index.yml``; without it there are none.
+
+    Returns:
+        dict[str, Published]: By name.
+
+    Raises:
+        UserError: If a file is not as OpenMMLab has it.
+    """
+    found = {}
+    if not os.path.isfile(index):
+        return found
+    for file in _read(index).get('Import') or ():
+        path = os.path.join(os.path.dirname(index), file)
+        for model in _read(path).get('Models') or ():
+            metadata = model.get('Metadata') or {}
+            if model.get('Weights'):
+                found[model['Name']] = Published(
+                    model['Weights'], metadata.get('License', 'not stated'),
+                    checksum=str(metadata.get('SHA256', '')))
+    return found
+
+
+def _read(path: str) -> dict:
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f'{path}: cannot be read '
+                        f'({str(error).splitlines()[0]}); correct it'
+                        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f'{path}: is no metafile; it needs Import or Models')
+    return content

@@ -1,0 +1,449 @@
+"""What is found in a file, what is refused, what is absorbed."""
+import zipfile
+from collections import OrderedDict
+
+import foreign
+import pytest
+import torch
+from foreign import NETS, evaluate, random_weights
+from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
+from safetensors.torch import save_file
+from torch import nn
+
+from vovnet.checkpoints import (
+    PUBLISHED,
+    Dialect,
+    Normalization,
+    interpret,
+    load_file,
+    match,
+    read_weights,
+    to_scheme,
+)
+from vovnet.errors import UserError
+from vovnet.models import VoVNet
+
+TINY = dict(num_blocks=NETS['tiny'].blocks, num_layers=NETS['tiny'].layers,
+            stage_channels=NETS['tiny'].layer,
+            aggregated_channels=NETS['tiny'].out,
+            stem_channels=NETS['tiny'].stem)
+V2 = dict(arch=TINY, stem='strided', residual=True, ese='all')
+NET = NETS['tiny']
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def authors():
+    return random_weights(NET, foreign.AUTHORS, classes=3)
+
+
+def build(path, options, **init):
+    model = VoVNet(**options, init_cfg=dict(
+        type='Pretrained', checkpoint=str(path), **init))
+    model.init_weights()
+    return model.eval()
+
+
+def assert_computes(model, state, library, **kwargs):
+    x = torch.randn(1, 3, 75, 64)
+    with torch.inference_mode():
+        for a, b in zip(model(x), evaluate(state, NET, library, x, **kwargs),
+                        strict=True):
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def with_prefix(state, prefix):
+    return {prefix + k: v for k, v in state.items()}
+
+
+# -- where the weights are --------------------------------------------------
+
+
+@pytest.mark.parametrize('prefix', [
+    '', 'module.', 'backbone.', 'backbone.bottom_up.', 'img_backbone.',
+    'module.backbone.body.', 'backbone.body.', 'student.encoder.'])
+def test_prefixes_are_found(prefix, authors, tmp_path):
+    others = {f'{prefix}head.0.weight': torch.ones(2),
+              'roi_heads.bias': torch.ones(2)}
+    torch.save({**with_prefix(authors, prefix), **others}, tmp_path / 'a.pth')
+    for given in (None, prefix, prefix[:-1], prefix.removeprefix('module.')):
+        weights = read_weights(str(tmp_path / 'a.pth'), given)
+        assert (weights.scheme, weights.prefix) == ('authors', prefix)
+        assert set(weights.left_out) == others.keys()
+        assert len(weights.state_dict) == len(authors)
+
+
+SOLVER = dict(optimizer=dict(state={0: torch.ones(3)}), iteration=5)
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda s: s, lambda s: dict(model=s, **SOLVER),
+    lambda s: dict(state_dict=s, meta={}, **SOLVER),
+    lambda s: dict(model=dict(state_dict=s)),
+    lambda s: dict(state_dict=with_prefix(s, 'old.'), state_dict_ema=s),
+    lambda s: dict(model=with_prefix(s, 'old.'), model_ema=s),
+])
+def test_containers_are_found(wrap, authors, tmp_path):
+    torch.save(wrap(authors), tmp_path / 'a.pth')
+    weights = read_weights(str(tmp_path / 'a.pth'))
+    assert weights.prefix == '' and not weights.left_out
+    assert all(torch.equal(a, b) for a, b in zip(
+        weights.state_dict.values(), authors.values()))
+
+
+@pytest.mark.parametrize('kind', ['safetensors', 'pth.zip', 'no ending'])
+def test_file_formats(kind, authors, tmp_path):
+    path = tmp_path / f'a.{kind}'
+    if kind == 'safetensors':
+        save_file(authors, path)
+    elif kind == 'pth.zip':
+        torch.save(authors, tmp_path / 'a.pth')
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.write(tmp_path / 'a.pth', 'a.pth')
+    else:
+        save_file(authors, path := tmp_path / 'a')
+    assert_computes(build(path, V2), authors, foreign.AUTHORS)
+
+
+def test_damaged_safetensors(authors, tmp_path):
+    save_file(authors, tmp_path / 'a.safetensors')
+    content = (tmp_path / 'a.safetensors').read_bytes()
+    (tmp_path / 'a.safetensors').write_bytes(content[:len(content) // 2])
+    with pytest.raises(UserError, match='cut short, damaged'):
+        load_file(tmp_path / 'a.safetensors')
+
+
+# -- what is refused --------------------------------------------------------
+
+
+@pytest.mark.parametrize('change, told', [
+    (lambda s: {'layer1.0.conv1.weight': torch.ones(1)},
+     'looks like a ResNet'),
+    (lambda s: {'conv1.weight': torch.ones(1)}, 'none of its tensors fits'),
+    (lambda s: {**s, 'stage3.OSA3_1.layers.0.OSA3_1_0/conv_offset.weight':
+                torch.ones(1)}, "like 'stage3.OSA3_1.layers.0.OSA3_1_0/conv_"),
+    (lambda s: {**with_prefix(s, 'teacher.'), **with_prefix(s, 'student.')},
+     "prefixes 'student.', 'teacher.'; name one"),
+    (lambda s: {k: v for k, v in s.items() if 'stage5' not in k},
+     "set arch={'num_blocks': (1, 2, 2)"),
+    (lambda s: {k: v for k, v in s.items() if 'OSA4_1.concat' not in k},
+     "'stage4.block1.aggregation.conv.weight' is missing"),
+    (lambda s: {k: v for k, v in s.items() if 'OSA4_1.ese' not in k},
+     'eSE in some blocks only'),
+    (lambda s: {k: v for k, v in s.items() if 'OSA4_2_1/norm.bias' not in k},
+     'stage4.block2.layers.1.bn.bias is not in the file'),
+    (lambda s: {**s, 'stem.stem_1/conv.weight': torch.ones(4, 1, 3, 3)},
+     'is (4, 1, 3, 3) in the file and (4, 3, 3, 3) in the backbone'),
+])
+def test_bad_files(change, told, authors, tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(change(authors), path)
+    with pytest.raises(UserError) as error:
+        build(path, V2)
+    text = str(error.value)
+    assert text.startswith(f'VoVNet: {path}: ') and told in text
+    assert '\n' not in text
+
+
+def test_wrong_prefix(authors, tmp_path):
+    torch.save(with_prefix(authors, 'backbone.'), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match="'neck.' but behind 'backbone.'"):
+        build(tmp_path / 'a.pth', V2, prefix='neck')
+
+
+LIBRARIES = dict(
+    authors=foreign.AUTHORS, authors_v1=foreign.AUTHORS_V1, timm=foreign.TIMM,
+    timm_a=foreign.TIMM_A, pytorchcv=foreign.PYTORCHCV,
+    vision_toolbox=foreign.VISION_TOOLBOX,
+    vision_toolbox_v1=foreign.VISION_TOOLBOX_V1)
+
+
+@pytest.mark.parametrize('wrong', [
+    dict(arch='V1-27-slim'), dict(arch=TINY),
+    dict(arch=TINY, stem='strided', ese='none'),
+    dict(arch=TINY, stem='strided', residual=True, ese='last',
+         bottleneck=True),
+    dict(arch=TINY, residual='same-width', ese='all', pool='padded')])
+@pytest.mark.parametrize('library', LIBRARIES)
+def test_following_the_advice_of_a_refusal(library, wrong, tmp_path):
+    """A wrong network is refused; with the options named it is right."""
+    library = LIBRARIES[library]
+    state = random_weights(NET, library)
+    path = tmp_path / 'a.pth'
+    torch.save(state, path)
+    try:
+        model = build(path, wrong)
+    except UserError as error:
+        text = str(error)
+        assert text.startswith(f'VoVNet: {path}: is of another network; set ')
+        advice = text.partition('; set ')[2].partition(' in the backbone')[0]
+        model = build(path, wrong | eval(f'dict({advice})'))
+    assert_computes(model, state, library)
+
+
+@pytest.mark.parametrize('option, value', [
+    ('stem', 'pooled'), ('residual', False), ('residual', 'same-width'),
+    ('ese', 'none'), ('ese', 'last'), ('pool', 'padded'),
+    ('bottleneck', True)])
+def test_every_option_counts(option, value, authors, tmp_path):
+    torch.save(authors, tmp_path / 'a.pth')
+    with pytest.raises(UserError) as error:
+        build(tmp_path / 'a.pth', V2 | {option: value})
+    right = dict(V2, pool='ceil', bottleneck=False)[option]
+    assert (f'; set {option}={right!r} in the backbone, which has '
+            f'{option}={value!r}') in str(error.value)
+
+
+# -- what is absorbed -------------------------------------------------------
+
+
+def test_open_gates(tmp_path):
+    """timm's eSE in last blocks, in a network with eSE everywhere."""
+    state = random_weights(NET, foreign.TIMM)
+    torch.save(state, tmp_path / 'a.pth')
+    model = build(tmp_path / 'a.pth', V2)
+    assert_computes(model, state, foreign.TIMM)
+    added = model.stage3.block1.ese.fc
+    assert not added.weight.any() and (added.bias == 3).all()
+
+
+@pytest.mark.parametrize('new', [1e-5, 1e-3])
+def test_batch_norm_without_eps(new, authors, tmp_path):
+    """Also where the variance is smaller than eps."""
+    for key, value in authors.items():
+        if key.endswith('running_var'):
+            value[::2] *= 1e-7
+            authors[key.replace('running_var', 'weight')][::2] *= 1e-7**0.5
+    torch.save(with_prefix(authors, 'module.backbone.body.'),
+               tmp_path / 'a.pth')
+    model = build(tmp_path / 'a.pth',
+                  V2 | dict(norm_cfg=dict(type='BN', eps=new)))
+    assert_computes(model, authors, foreign.AUTHORS, eps=0)
+
+
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+BGR = dict(mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395])
+
+
+@pytest.mark.parametrize('given', [
+    dict(IMAGENET, bgr_to_rgb=True), BGR, dict(BGR, std=[1, 1, 1]),
+    dict(IMAGENET, std=[2., 1., 3.], bgr_to_rgb=True, type='anything')])
+def test_normalization_is_folded(given, tmp_path):
+    """timm's weights want RGB and ImageNet's deviation."""
+    state = random_weights(NET, foreign.TIMM)
+    torch.save(state, tmp_path / 'a.pth')
+    model = build(tmp_path / 'a.pth', V2, data_preprocessor=given)
+    bgr = torch.rand(1, 3, 75, 64) * 255
+
+    def normalised(cfg):
+        image = bgr.flip(1) if cfg.get('bgr_to_rgb') else bgr
+        mean, std = (torch.tensor(cfg[k])[:, None, None]
+                     for k in ('mean', 'std'))
+        return (image - mean) / std
+
+    with torch.inference_mode():
+        got = model(normalised(given))
+        want = evaluate(state, NET, foreign.TIMM, normalised(
+            dict(IMAGENET, bgr_to_rgb=True)))
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize('library, given, told', [
+    (foreign.TIMM, dict(BGR, bgr_to_rgb=True), 'the mean must be that of the'),
+    (foreign.TIMM, dict(mean=[1.], std=[1.]), 'the mean must be that of the'),
+    (foreign.TIMM, dict(mean=[1., 2.]), 'needs mean and std'),
+    (foreign.AUTHORS, BGR, 'nothing says how the images were normalised'),
+])
+def test_normalization_that_cannot_be_folded(library, given, told, tmp_path):
+    torch.save(random_weights(NET, library), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=told):
+        build(tmp_path / 'a.pth', V2, data_preprocessor=given)
+
+
+# -- what the weights assume ------------------------------------------------
+
+RGB = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), False)
+BGR_ONE = Normalization((103.53, 116.28, 123.675), (1., 1., 1.), True)
+
+
+@pytest.mark.parametrize('name, prefix, library, want', [
+    ('vovnet39_torchvision.pth', '', foreign.AUTHORS_V1, RGB),
+    ('vovnet39_statedict_norm.pth', '', foreign.AUTHORS_V1,
+     ((102.9801, 115.9465, 122.7717), (1, 1, 1), True)),
+    ('vovnet99_ese_detectron2.pth', 'backbone.bottom_up.', foreign.AUTHORS,
+     BGR_ONE),
+    ('model_final.pth', 'backbone.bottom_up.', foreign.AUTHORS, BGR_ONE),
+    ('fcos3d_vovnet_imgbackbone-remapped.pth', 'img_backbone.',
+     foreign.AUTHORS, (BGR['mean'], BGR['std'], True)),
+    ('epoch_24.pth', 'img_backbone.', foreign.AUTHORS,
+     (BGR['mean'], BGR['std'], True)),
+    ('ese_vovnet57b.ra4_e3600_r256_in1k', '', foreign.TIMM,
+     ([127.5] * 3, [127.5] * 3, False)),
+    ('model.safetensors', '', foreign.TIMM, RGB),
+    ('a.pth', '', foreign.PYTORCHCV, RGB),
+    ('a.pth', '', foreign.AUTHORS_V1, None),
+])
+def test_normalization_is_known(name, prefix, library, want):
+    state = with_prefix(random_weights(NET, library), prefix)
+    found = interpret(state, f'some/{name}').dialect.normalization
+    assert found == (want and Normalization(
+        tuple(want[0]), tuple(want[1]), want[2]))
+    assert not want or str(found) == (
+        f'data_preprocessor=dict(mean={list(map(float, want[0]))}, '
+        f'std={list(map(float, want[1]))}, bgr_to_rgb={not want[2]})')
+
+
+def test_published_names_are_known():
+    assert 'timm/ese_vovnet39b.ra_in1k' in PUBLISHED
+    assert PUBLISHED['pytorchcv/vovnet27s'].url.endswith(
+        '/v0.0.551/vovnet27s-0997-b7a5bf67.pth.zip')
+    assert PUBLISHED['authors/vovnet39_ese_detectron2'].licence == \
+        'CC BY-NC 4.0'
+    assert len({entry.url for entry in PUBLISHED.values()}) == len(PUBLISHED)
+
+
+class Detector(nn.Module):
+
+    def __init__(self, name='backbone', **options):
+        super().__init__()
+        self.add_module(name, VoVNet(**options))
+        self.neck = nn.Linear(2, 3)
+
+
+def test_trained_weights_remember_their_options(tmp_path):
+    """MMEngine's checkpoints of a detector, as of a plain backbone."""
+    path = str(tmp_path / 'a.pth')
+    trained = Detector(**V2)
+    save_checkpoint(dict(meta={}, state_dict=trained.state_dict()), path)
+    weights = read_weights(path)
+    assert weights.prefix == 'backbone.'
+    assert weights.dialect == Dialect('strided', True, 'all', 'ceil', False)
+    with pytest.raises(UserError, match="set stem='strided' in the backbone"):
+        build(path, V2 | dict(stem='pooled'))
+    other = Detector(**V2 | dict(pool='padded'))
+    with pytest.raises(UserError, match="at 'backbone.': .*set pool='ceil'"):
+        load_checkpoint(other, path)
+    same = Detector(**V2)
+    load_checkpoint(same, path)
+    assert all(torch.equal(a, b) for a, b in zip(
+        same.state_dict().values(), trained.state_dict().values()))
+
+
+def test_weights_without_a_record_are_taken_by_name(tmp_path):
+    state = OrderedDict(VoVNet(**V2).state_dict())  # as of an older version
+    torch.save(dict(state), tmp_path / 'a.pth')
+    model = build(tmp_path / 'a.pth', V2 | dict(stem='pooled'))
+    assert torch.equal(model.stem[0].conv.weight, state['stem.0.conv.weight'])
+    with pytest.raises(UserError, match="set ese='all'"):
+        build(tmp_path / 'a.pth', V2 | dict(ese='none'))
+
+
+def test_group_norm(tmp_path):
+    """As in the authors' networks from scratch, without statistics."""
+    options = V2 | dict(norm_cfg=dict(type='GN', num_groups=2))
+    theirs = {k: v for k, v in random_weights(NET, foreign.AUTHORS).items()
+              if 'running' not in k and 'batches' not in k}
+    torch.save(dict(model=with_prefix(theirs, 'module.backbone.body.')),
+               tmp_path / 'a.pth')
+    model = build(tmp_path / 'a.pth', options)
+    assert torch.equal(model.stage5.block1.aggregation.gn.bias, theirs[
+        'stage5.OSA5_1.concat.OSA5_1_concat/norm.bias'])
+
+
+def test_whole_detectors_load_other_names(authors, tmp_path):
+    """``load_from`` of mmdet3d's PETR and its kin."""
+    path = str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict={
+        **with_prefix(authors, 'img_backbone.'),
+        'neck.weight': torch.ones(3, 2)}), path)
+    model = Detector('img_backbone', **V2)
+    found = match(model, torch.load(path)['state_dict'])
+    assert found.missing == ['neck.bias']
+    assert set(found.unexpected) == {
+        'img_backbone.head.fc.weight', 'img_backbone.head.fc.bias'}
+    load_checkpoint(model, path)
+    assert_computes(model.img_backbone.eval(), authors, foreign.AUTHORS)
+    assert (model.neck.weight == 1).all()
+    with pytest.raises(UserError, match="set residual=True in the backbone"):
+        load_checkpoint(Detector('img_backbone', **V2 | dict(residual=False)),
+                        path)
+
+
+def test_petr(tmp_path):
+    """fcos3d_vovnet_imgbackbone-remapped.pth and a config of VoVNetCP."""
+    state = random_weights(NETS['99'], foreign.AUTHORS)
+    path = str(tmp_path / 'a.pth')
+    torch.save(dict(state_dict=with_prefix(state, 'img_backbone.')), path)
+    options = dict(arch='V-99-eSE', out_features=('stage4', 'stage5'))
+    by_load_from = Detector('img_backbone', **options)
+    load_checkpoint(by_load_from, path)
+    by_init_cfg = build(path, options, prefix='img_backbone')
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        want = evaluate(state, NETS['99'], foreign.AUTHORS, x)[2:]
+        for model in (by_load_from.img_backbone.eval(), by_init_cfg):
+            for a, b in zip(model(x), want, strict=True):
+                assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_part_of_a_state_dict_loads_as_ever():
+    state = VoVNet(**V2).state_dict()
+    del state['stage3.block1.aggregation.conv.weight']
+    found = VoVNet(**V2).load_state_dict(state, strict=False)
+    assert found.missing_keys == ['stage3.block1.aggregation.conv.weight']
+    with pytest.raises(RuntimeError, match='Missing key'):
+        VoVNet(**V2).load_state_dict({})
+
+
+# -- and back ---------------------------------------------------------------
+
+
+def test_timm_to_the_authors_and_back(tmp_path):
+    """The authors' code wants eSE everywhere: gates that change nothing."""
+    state = random_weights(NET, foreign.TIMM, classes=4)
+    theirs = to_scheme(interpret(state, 'a'), 'authors', 'backbone.bottom_up.')
+    x = torch.randn(1, 3, 64, 64)
+    bare = {k.removeprefix('backbone.bottom_up.'): v
+            for k, v in theirs.items()}
+    assert bare.keys() == random_weights(
+        NET, foreign.AUTHORS, classes=4).keys()
+    for a, b in zip(evaluate(bare, NET, foreign.AUTHORS, x),
+                    evaluate(state, NET, foreign.TIMM, x), strict=True):
+        assert torch.equal(a, b)
+    back = to_scheme(interpret(theirs, 'a'), 'timm')
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[k], state[k]) for k in state)
+
+
+@pytest.mark.parametrize('library', LIBRARIES)
+def test_own_names_and_back(library, tmp_path):
+    """Through a file in this project's names, which keeps the dialect."""
+    state = random_weights(NET, LIBRARIES[library])
+    weights = interpret(state, 'a')
+    torch.save(dict(state_dict=to_scheme(weights, 'mmengine')),
+               tmp_path / 'a.pth')
+    again = read_weights(str(tmp_path / 'a.pth'))
+    assert again.scheme == 'mmengine'
+    assert again.dialect == weights.dialect
+    back = to_scheme(again, weights.scheme)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[k], state[k]) for k in state)
+
+
+@pytest.mark.parametrize('library, scheme, told', [
+    (foreign.AUTHORS, 'timm', 'timm has eSE in the last block'),
+    (foreign.AUTHORS_V1, 'timm', 'timm has residual=False'),
+    (foreign.AUTHORS, 'pytorchcv', 'pytorchcv has no name for 12'),
+    (foreign.VISION_TOOLBOX, 'authors', "authors has stem='strided'"),
+    (foreign.TIMM_A, 'authors', 'authors has residual=True'),
+    (foreign.PYTORCHCV, 'vision-toolbox', "vision-toolbox has stem='pooled'"),
+])
+def test_what_another_library_cannot_say(library, scheme, told):
+    weights = interpret(random_weights(NET, library), 'a')
+    with pytest.raises(UserError, match=told):
+        to_scheme(weights, scheme)

@@ -1,0 +1,49 @@
+"""Fetch published weights: ``download_weights.py NAME``.
+
+With progress, resumed where it stopped, retried, and checked against the
+published checksum where there is one (:mod:`vovnet.checkpoints`).
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+from vovnet.checkpoints import PUBLISHED, download_weights, read_metafiles
+from vovnet.errors import one_line
+
+INDEX = os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'model-index.yml')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Fetch published weights')
+    parser.add_argument('name', nargs='?', help='see --list')
+    parser.add_argument('--list', action='store_true',
+                        help='show all names, licences and addresses')
+    parser.add_argument(
+        '--out-dir', help="where to put the file (default: torch.hub's "
+        "cache, where a config's URL finds it)")
+    parser.add_argument('--index', default=INDEX,
+                        help='model-index.yml with further names')
+    args = parser.parse_args()
+    if not (args.list or args.name):
+        parser.error('give a NAME, or --list')
+    return args
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    if args.list:
+        for name, entry in {**PUBLISHED,
+                            **read_metafiles(args.index)}.items():
+            print(f'{name}  [{entry.licence}]  {entry.url}')
+        return
+    entry, path = download_weights(args.name, args.index, args.out_dir)
+    print(f'{path}\nlicence: {entry.licence}; in a config: '
+          f"init_cfg=dict(type='Pretrained', checkpoint='{path}')")
+
+
+if __name__ == '__main__':
+    main()

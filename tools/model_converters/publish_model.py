@@ -1,0 +1,35 @@
+"""Make a file to give away: ``publish_model.py SRC DST``.
+
+Keeps meta and weights, drops the state of training, and puts eight digits of
+the file's SHA-256 into its name (:mod:`vovnet.checkpoints.publish`).
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+import vovnet.runtime  # noqa: F401  # registers whole files
+from vovnet.checkpoints import publish
+from vovnet.errors import one_line
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Reduce a checkpoint to meta and weights')
+    parser.add_argument('src', help='a checkpoint')
+    parser.add_argument(
+        'dst', help='the new file, such as a.pth for a-0123abcd.pth')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    path = publish(args.src, args.dst)
+    print(f'{path}: {os.path.getsize(path) / 2**20:.1f} MiB, from '
+          f'{os.path.getsize(args.src) / 2**20:.1f} MiB')
+
+
+if __name__ == '__main__':
+    main()

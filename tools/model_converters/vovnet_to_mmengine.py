@@ -1,0 +1,46 @@
+"""Translate a VoVNet's weights: ``vovnet_to_mmengine.py SRC DST [--to ...]``.
+
+From any library's names into this project's, or on into another's
+(:mod:`vovnet.checkpoints`).
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+import vovnet.runtime  # noqa: F401  # registers whole files
+from vovnet.checkpoints import TARGETS, convert
+from vovnet.errors import one_line
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Translate a VoVNet's weights between libraries")
+    parser.add_argument(
+        'src', help='a file in any naming scheme, a URL, or timm://NAME')
+    parser.add_argument(
+        'dst', help='the new file; .safetensors gives that format')
+    parser.add_argument(
+        '--to', choices=list(TARGETS), default='mmengine',
+        help="whose names (default: mmengine, this project's)")
+    parser.add_argument(
+        '--prefix', help='what stands before the names in SRC, where it holds '
+        'several VoVNets')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    weights = convert(args.src, args.dst, args.to, args.prefix)
+    left_out = weights.left_out
+    print(f'{args.src}: {weights}')
+    print(f'{args.dst}: {len(weights.state_dict)} tensors in the names of '
+          f'{args.to}; {len(left_out)} of the file left out'
+          + (f' ({", ".join(left_out[:3])}'
+             f'{", ..." if len(left_out) > 3 else ""})' if left_out else ''))
+
+
+if __name__ == '__main__':
+    main()
