@@ -20,11 +20,11 @@ train_pipeline[2].scale = test_pipeline[1].scale = scale
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# 3 epochs x 1400 images / 4 = 1050 iterations.
+# 5 epochs x 1400 images / 4 = 1750 iterations.
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 auto_scale_lr = dict(base_batch_size=4)
-max_epochs = 3
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_epochs
