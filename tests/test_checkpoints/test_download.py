@@ -216,6 +216,19 @@ def test_bad_files_are_not_kept(spoil, told, server, cache, weights):
     assert torch.equal(loaded['w'], torch.arange(500.))
 
 
+def test_checksum_in_an_address(server, cache, weights):
+    """For configs: ``checkpoint='https://...#sha256=...'``."""
+    server.files['w.pth'] = weights
+    digest = hashlib.sha256(weights).hexdigest()
+    url = f'{server.url}w.pth#sha256='
+    loaded = CheckpointLoader.load_checkpoint(url + digest)
+    assert torch.equal(loaded['w'], torch.arange(500.))
+    server.files['w.pth'] = weights + b'x'
+    with pytest.raises(UserError, match='not the file that was published'):
+        CheckpointLoader.load_checkpoint(url + digest[::-1])
+    assert kept(cache) == []
+
+
 def test_together(server, cache, weights):
     """Processes that want the same file: one fetches, the others wait."""
     server.files['w.pth'] = weights

@@ -6,7 +6,12 @@ import foreign
 import pytest
 import torch
 from foreign import NETS, evaluate, random_weights
-from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
+from mmengine.runner.checkpoint import (
+    get_state_dict,
+    load_checkpoint,
+    save_checkpoint,
+    weights_to_cpu,
+)
 from safetensors.torch import save_file
 from torch import nn
 
@@ -319,7 +324,8 @@ def test_trained_weights_remember_their_options(tmp_path):
     """MMEngine's checkpoints of a detector, as of a plain backbone."""
     path = str(tmp_path / 'a.pth')
     trained = Detector(**V2)
-    save_checkpoint(dict(meta={}, state_dict=trained.state_dict()), path)
+    save_checkpoint(dict(meta={}, state_dict=weights_to_cpu(
+        get_state_dict(trained))), path)  # as a runner does it
     weights = read_weights(path)
     assert weights.prefix == 'backbone.'
     assert weights.dialect == Dialect('strided', True, 'all', 'ceil', False)
@@ -341,6 +347,10 @@ def test_weights_without_a_record_are_taken_by_name(tmp_path):
     assert torch.equal(model.stem[0].conv.weight, state['stem.0.conv.weight'])
     with pytest.raises(UserError, match="set ese='all'"):
         build(tmp_path / 'a.pth', V2 | dict(ese='none'))
+    weights = read_weights(str(tmp_path / 'a.pth'))
+    assert 'stem unknown, residual unknown, ese=' in str(weights)
+    with pytest.raises(UserError, match='nothing says with which stem'):
+        to_scheme(weights, 'authors')
 
 
 def test_group_norm(tmp_path):

@@ -111,7 +111,7 @@ def structure(weights: Mapping[str, Tensor]) -> Arch:
     """
     try:
         return _structure(weights)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
+    except KeyError as error:
         raise UserError(
             f'a VoVNet of which {error} is missing; get the whole file'
         ) from error
@@ -129,6 +129,8 @@ def _structure(weights: Mapping[str, Tensor]) -> Arch:
             blocks.setdefault(int(found[1]), set()).add(int(found[2]))
         if found := re.match(r'stage2\.block1\.layers\.(\d+)\.', key):
             layers.add(found[1])
+    if not layers:
+        raise KeyError('stage2.block1.layers')
     widths, aggregated, inputs = [], [], stem[-1]
     for stage in sorted(blocks):
         out, concatenated = weights[

@@ -58,6 +58,7 @@ def _short(file: str) -> str:
 _GITHUB = 'https://github.com/'
 _CV = _GITHUB + 'osmr/imgclsmob/releases/download/{}'
 _DROPBOX = 'https://www.dropbox.com/s/{}?dl=1'
+_DL_DROPBOX = 'https://dl.dropbox.com/s/{}?dl=1'
 _NO_LICENCE = 'not stated'
 
 PUBLISHED = {
@@ -82,15 +83,15 @@ PUBLISHED = {
              'vovnet57-ecb9cc34.pth', 'vovnet19_slim_ese-f8075640.pth',
              'vovnet19_ese-a077657e.pth', 'vovnet39_ese-9ce81b0d.pth',
              'vovnet57_ese-ae1a7f89.pth', 'vovnet99_ese-713f3062.pth'),
-    **_files('authors', _DROPBOX, _NO_LICENCE, IMAGENET,
+    **_files('authors', _DL_DROPBOX, _NO_LICENCE, IMAGENET,
              '1lnzsgnixd8gjra/vovnet39_torchvision.pth',
              '6bfu9gstbwfw31m/vovnet57_torchvision.pth'),
-    **_files('authors', _DROPBOX, 'MIT', MASKRCNN_BENCHMARK,
+    **_files('authors', _DL_DROPBOX, 'MIT', MASKRCNN_BENCHMARK,
              's7f4vyfybyc9qpr/vovnet39_statedict_norm.pth',
              'b826phjle6kbamu/vovnet57_statedict_norm.pth',
              've1h1ol2ge7yfta/vovnet75_statedict_norm.pth.tar',
              'qtly316zv1isn0t/vovnet93_statedict_norm.pth.tar'),
-    **_files('authors', _DROPBOX, 'BSD-2-Clause', MASKRCNN_BENCHMARK,
+    **_files('authors', _DL_DROPBOX, 'BSD-2-Clause', MASKRCNN_BENCHMARK,
              'f5db5r6jjia2wj8/vovnet19-ese-statedict.pth',
              '8rhfcw53hc49k5x/vovnet39_ese_state_dict.pth',
              'vci2ih0nq3t3lu4/vovnet57_ese_state_dict.pth',

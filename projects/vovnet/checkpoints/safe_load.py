@@ -162,8 +162,12 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 def _load_url(url: str, model_dir: str | None = None, map_location: Any = None,
               progress: bool = True) -> Any:
-    """``torch.hub.load_state_dict_from_url``, but whole and only weights."""
-    path = fetch(url, CHECKSUMS.get(url, ''), model_dir, progress)
+    """``torch.hub.load_state_dict_from_url``, but whole and only weights.
+
+    ``URL#sha256=DIGITS`` gives a checksum.
+    """
+    url, _, checksum = url.partition('#sha256=')
+    path = fetch(url, checksum or CHECKSUMS.get(url, ''), model_dir, progress)
     try:
         return load_file(path, map_location, url)
     except UserError as error:

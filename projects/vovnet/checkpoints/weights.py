@@ -39,8 +39,9 @@ class Weights(NamedTuple):
 
     def __str__(self) -> str:
         options = ', '.join(
-            f'{k}={v!r}' for k, v in self.dialect._asdict().items()
-            if k != 'normalization' and v is not None)
+            f'{k} unknown' if v is None else f'{k}={v!r}'
+            for k, v in self.dialect._asdict().items()
+            if k != 'normalization')
         images = self.dialect.normalization
         return (f'arch={self.arch!r}, {options}; '
                 + (f'trained with {images}' if images else
@@ -288,6 +289,11 @@ def to_scheme(weights: Weights, scheme: str, prefix: str = ''
     arch = d.structure(own)
     theirs = _dialect(scheme, prefix, own, arch)
     spoken = weights.dialect
+    if spoken.stem is None:
+        raise UserError(
+            'nothing says with which stem, residual and pool these weights '
+            'were trained, so they cannot be given to another library; load '
+            'them into their backbone and save its state dict')
     if scheme == 'authors' and spoken.ese == 'last':
         own = d.add_open_gates(own, arch)
     if scheme == 'timm' and spoken.ese == 'all':
@@ -299,7 +305,7 @@ def to_scheme(weights: Weights, scheme: str, prefix: str = ''
                 'weights have it in all; no file in its names can say that')
     for option in ('stem', 'residual', 'pool'):
         mine, other = getattr(spoken, option), getattr(theirs, option)
-        if mine is not None and not d.same_option(option, mine, other, arch):
+        if not d.same_option(option, mine, other, arch):
             raise UserError(
                 f"the network of {scheme} has {option}={other!r}, these "
                 f'weights are for {option}={mine!r}; no file in its names can '
