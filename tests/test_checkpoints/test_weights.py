@@ -154,6 +154,14 @@ def test_bad_files(change, told, authors, tmp_path):
     assert '\n' not in text
 
 
+def test_wrong_arch(tmp_path):
+    torch.save(random_weights(NETS['19-slim'], foreign.AUTHORS),
+               tmp_path / 'a.pth')
+    with pytest.raises(UserError, match="set arch='V2-19-slim' in the "
+                       "backbone, which has arch='V2-19-slim-dw'"):
+        build(tmp_path / 'a.pth', dict(arch='V2-19-slim-dw'))
+
+
 def test_wrong_prefix(authors, tmp_path):
     torch.save(with_prefix(authors, 'backbone.'), tmp_path / 'a.pth')
     with pytest.raises(UserError, match="'neck.' but behind 'backbone.'"):
@@ -384,8 +392,9 @@ def test_whole_detectors_load_other_names(authors, tmp_path):
                         path)
 
 
-def test_petr(tmp_path):
+def test_petr(tmp_path, monkeypatch):
     """fcos3d_vovnet_imgbackbone-remapped.pth and a config of VoVNetCP."""
+    monkeypatch.setattr(nn.Conv2d, 'reset_parameters', lambda self: None)
     state = random_weights(NETS['99'], foreign.AUTHORS)
     path = str(tmp_path / 'a.pth')
     torch.save(dict(state_dict=with_prefix(state, 'img_backbone.')), path)

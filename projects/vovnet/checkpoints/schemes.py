@@ -197,7 +197,7 @@ def detect(keys: Iterable[str]) -> list[tuple[str, str]]:
         sign = write(first, row, separable=False)
         found += [(scheme, key.removesuffix(sign)) for key in sorted(keys)
                   if key.endswith(sign)]
-    # 'stem.1.' is no prefix; 'backbone.' is.
+    # 'my_stage2.block1...' is not ours with the prefix 'my_'.
     return [(scheme, prefix) for scheme, prefix in found
             if not prefix or prefix.endswith('.')]
 
