@@ -109,7 +109,7 @@ def test_neck_equals_straight_line_code(with_norm):
     neck = RefineDetNeck(
         (8, 6, 12), extra_channels=16, out_channels=10,
         **({} if with_norm else dict(
-            norm_cfg=None, l2_norm_scales=(10, 8, None))))
+            norm_cfg=None, l2_norm_scales=(10, None, 8))))
     shake(neck)
     maps = [torch.randn(2, c, s, 2 * s) for c, s in ((8, 16), (6, 8), (12, 4))]
     originals = [m.clone() for m in maps]
@@ -132,7 +132,7 @@ def test_neck_equals_straight_line_code(with_norm):
         first, second = neck.extra
         y = conv(first, maps[2], 0).relu()
         arm.append(conv(second, y, stride=2).relu())
-        for i in 0, 1:
+        for i in 0, 2:
             length = arm[i].norm(dim=1, keepdim=True)
             arm[i] = arm[i] / length * neck.norms[i].weight[:, None, None]
     odm = []

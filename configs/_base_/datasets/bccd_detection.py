@@ -2,8 +2,9 @@
 # training, 87 for validation, 72 for the test (MIT licence,
 # https://github.com/Shenggan/BCCD_Dataset). It is small, and red cells lie
 # everywhere, so that SSD's crops are not needed: scales and flips are enough.
+# It is looked for in data/bccd, or where the environment's BCCD_ROOT says.
 dataset_type = 'XMLDataset'
-data_root = 'data/bccd/'  # holds JPEGImages/, Annotations/, ImageSets/Main/
+data_root = '{{$BCCD_ROOT:data/bccd}}'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 scale = (256, 256)
 batch_size = 4
