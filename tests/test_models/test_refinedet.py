@@ -90,6 +90,40 @@ def test_priors(size, count, coordinates, area):
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+VGG, VOVNET = ('vgg16', ), ('vovnet-39', 'vovnet-57', 'r50', 'r101',
+                             'densenet-201', 'densenet-161')
+
+
+# The authors' Caffe scripts: images in a batch, milestones and end in
+# thousands of iterations, weight decay, the ARM's thresholds.
+@pytest.mark.parametrize('size, data, networks, batch, steps, decay, arm', [
+    (320, 'coco', VGG + VOVNET, 32, (280, 360, 400), 5e-4, (.5, .5)),
+    (512, 'coco', VGG, 32, (280, 360, 400), 5e-4, (.5, .5)),
+    (512, 'coco', VOVNET, 20, (400, 480, 540), 5e-4, (.5, .5)),
+    (320, 'voc0712', VGG, 32, (80, 100, 120), 5e-4, (.5, .5)),
+    (512, 'voc0712', VGG, 32, (80, 100, 120), 5e-4, (.5, .5)),
+    (320, 'voc0712', VOVNET, 32, (80, 100, 120), 1e-4, (.7, .3)),
+    (512, 'voc0712', VOVNET, 20, (130, 160, 180), 1e-4, (.7, .3)),
+])
+def test_recipes_are_the_authors(size, data, networks, batch, steps, decay,
+                                 arm):
+    for network in networks:
+        cfg = load(f'refinedet{size}_{network}_{data}')
+        assert cfg.auto_scale_lr.base_batch_size == batch
+        assert cfg.train_dataloader.batch_size * 4 == batch  # four GPUs
+        scheduler, = cfg.param_scheduler
+        assert not scheduler.by_epoch and scheduler.gamma == .1
+        assert [n // 1000 for n in (
+            *scheduler.milestones, cfg.train_cfg.max_iters)] == list(steps)
+        optimizer = cfg.optim_wrapper.optimizer
+        assert (optimizer.type, optimizer.lr, optimizer.momentum,
+                optimizer.weight_decay) == ('SGD', 1e-3, .9, decay)
+        assigners = [cfg.model.train_cfg[m].assigner for m in ('arm', 'odm')]
+        assert [(a.pos_iou_thr, a.neg_iou_thr) for a in assigners] == [
+            arm, (.5, .5)]
+        assert cfg.test_dataloader.dataset.pipeline[1].scale == (size, size)
+
+
 def bn(x, norm):
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight,
                         norm.bias)
