@@ -12,10 +12,9 @@ from vovnet.analysis.aggregation_weights import (
     BlockWeights,
     aggregation_weights,
     draw_blocks,
-    load_network,
     write_csv,
 )
-from vovnet.analysis.networks import build_network
+from vovnet.analysis.networks import build_network, load_network
 from vovnet.errors import UserError
 from vovnet.models import CIFARNet, VoVNet
 

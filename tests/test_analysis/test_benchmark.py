@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.models.dense_heads import RPNHead
+from mmdet.models.roi_heads import SingleRoIExtractor
 
 from vovnet.analysis import config_complexity
 from vovnet.analysis.benchmark import (
@@ -16,11 +18,13 @@ from vovnet.analysis.benchmark import (
     find_device,
     num_steps,
 )
-from vovnet.analysis.energy import Reading
+from vovnet.analysis.energy import Energy, Reading
+from vovnet.analysis.networks import load_any_config
 from vovnet.analysis.subject import Input, Subject, subject_cost
 from vovnet.errors import UserError
 
 module = sys.modules['vovnet.analysis.benchmark']  # not the function
+subject_module = sys.modules['vovnet.analysis.subject']
 QUICK = Plan(repeats=2, seconds=0.02, max_warm_up=0.1, meter='none')
 
 
@@ -52,7 +56,8 @@ def test_two_networks_side_by_side(tiny):
     assert told['batch'] == 2 and '96x64' in told['input']
     assert told['torch'] == torch.__version__
     assert told['threads'] == torch.get_num_threads()
-    assert 'with decoding and NMS' in told['timed']
+    assert 'decoding and NMS' in told['timed']
+    assert [r.input for r in found.results] == ['96x64'] * 2
 
 
 @pytest.mark.parametrize('dtype', ['fp32', 'bf16', 'fp16'])
@@ -162,13 +167,16 @@ def test_energy_in_turns_gross_and_net(tiny, monkeypatch):
     monkeypatch.setattr(module, 'measure_window', measure_window)
     monkeypatch.setattr(module, 'measure_idle',
                         lambda meter, seconds: meter.end())
+    rests = []
+    monkeypatch.setattr(module.time, 'sleep', rests.append)
     extra = []
     found = benchmark(
         [Entry('a', tiny), Entry('b', tiny)], Input(batch_size=2),
         Plan(2, 0.02, max_warm_up=0.1, energy_repeats=3, energy_seconds=12,
-             cool_down=0.),
+             cool_down=3.),
         lambda text, more: extra.append(more))
     assert sum(extra) == 1 + 2 * 3
+    assert rests == [3] * 7  # also before the idle window
     assert meter.windows == [5, 8, 20, 8, 20, 8, 20]
     assert {(n, s) for _, n, s in images} == {(2, 12)}
     a, b = (result.energy for result in found.results)
@@ -193,10 +201,108 @@ def test_disturbed_results_say_so(tiny):
     assert found.results[0].problems == []
 
 
+def test_energy_that_differs_between_windows_says_so(tiny):
+    [result] = benchmark([Entry('a', tiny)], Input(), QUICK).results
+    result.max_spread = 1.
+    result.energy = Energy('a counter', 'board', 3., spread=1.67)
+    assert 'differ by 167% in energy (limit 100%)' in result.problems[-1]
+    result.energy.spread = 0.9
+    assert not any('in energy' in problem for problem in result.problems)
+
+
+@pytest.fixture
+def two_stage():
+    """Faster R-CNN as mmdet has it, on a backbone of VoVNet's kind."""
+    cfg = load_any_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    cfg.model.backbone.update(depth=18, init_cfg=None)
+    cfg.model.neck.in_channels = [64, 128, 256, 512]
+    return cfg
+
+
+@pytest.mark.parametrize('batch_size', [1, 3])
+def test_two_stages_with_their_own_proposals(two_stage, batch_size,
+                                             monkeypatch):
+    calls, boxes = [], []
+    predict = RPNHead.predict_by_feat
+
+    def count(self, *args, **kwargs):
+        found = predict(self, *args, **kwargs)
+        calls.append([len(proposals) for proposals in found])
+        return found
+
+    extract = SingleRoIExtractor.forward
+    monkeypatch.setattr(RPNHead, 'predict_by_feat', count)
+    monkeypatch.setattr(
+        SingleRoIExtractor, 'forward', lambda self, feats, rois, *args:
+        (boxes.append(rois), extract(self, feats, rois, *args))[1])
+    subject = Subject(two_stage, Input(shape=[96], batch_size=batch_size))
+    boxes.clear(), calls.clear()
+    subject()
+    [numbers], [rois] = calls, boxes
+    assert len(numbers) == batch_size and sum(numbers) == len(rois)
+    assert set(rois[:, 0].int().tolist()) == set(range(batch_size))
+    # Without NMS the RPN's boxes are not made, and it has them again after.
+    calls.clear(), boxes.clear()
+    without = Subject(two_stage, Input(shape=[96], nms=False))
+    boxes.clear()
+    without()
+    assert calls == [] and [len(rois) for rois in boxes] == [1000]
+    assert 'predict_by_feat' not in vars(without.network.rpn_head)
+
+
+@pytest.mark.parametrize('config', [
+    'mmdet::detr/detr_r50_8xb2-150e_coco.py', 'mmdet::ssd/ssd300_coco.py'])
+def test_detectors_that_need_care(config):
+    """DETR's head changes its config; SSD's cannot predict in mmdet 3.3.0."""
+    cfg = load_any_config(config)
+    shape = [300] if 'ssd' in config else [64]
+    subject = Subject(cfg, Input(shape=shape))
+    [sample] = subject()
+    assert sample.pred_instances.bboxes.shape[1] == 4
+    cost, _ = subject_cost(cfg, subject)
+    assert cost.params == sum(p.numel() for p in subject.network.parameters())
+
+
+def test_what_cannot_be_counted_is_timed(tiny, monkeypatch):
+
+    def fail(*args):
+        raise UserError('no such luck')
+
+    monkeypatch.setattr(subject_module, 'config_complexity', fail)
+    [found] = benchmark([Entry('a', tiny)], Input(), QUICK).results
+    assert found.cost is None and found.fps > 0
+    assert found.efficiency is None and found.share is None
+    assert 'no such luck' in found.notes[0]
+    assert 'macs' not in found.to_dict()
+
+
+def test_a_backbone_takes_the_shape_as_it_is(tiny):
+    """pad_size_divisor is the whole model's."""
+    alone = Subject(tiny, Input(part='backbone', shape=[50]))
+    whole = Subject(tiny, Input(shape=[50]))
+    assert list(alone.shapes) == [(1, 3, 50, 50)]
+    assert list(whole.shapes) == [(1, 3, 64, 64)]
+
+
+def test_a_classifier(tiny):
+    cfg = load_any_config('configs/cifar/osa-5-43_8xb8_cifar10.py')
+    [sample] = Subject(cfg, Input(shape=[32]))()
+    assert sample.pred_score.shape == (10, )
+
+
+def test_a_checkpoint_of_the_backbone_alone(tiny, tmp_path):
+    first = Subject(tiny, Input(part='backbone'))
+    file = tmp_path / 'b.pth'
+    torch.save(first.network.state_dict(), file)
+    again = Subject(tiny, Input(part='backbone'), str(file))
+    assert all(map(torch.equal, first(), again()))
+
+
 @pytest.mark.parametrize(('plan', 'how', 'said'), [
     (dict(repeats=0), {}, '--repeats 0'),
     (dict(seconds=-1), {}, '--seconds -1'),
     (dict(seconds=math.nan), {}, '--seconds nan'),
+    (dict(seconds=math.inf), {}, '--seconds inf'),
     (dict(order='backwards'), {}, '--order backwards'),
     (dict(energy_repeats=0), {}, '--energy-repeats 0'),
     (dict(cool_down=-1), {}, '--cool-down -1'),
@@ -232,8 +338,10 @@ def test_a_shape_that_the_network_cannot_take(tiny):
 
 def test_no_backbone(tiny):
     del tiny.model.backbone
-    with pytest.raises(UserError, match='tiny.py: has no model.backbone'):
-        Subject(tiny, Input())
+    for model in (tiny.model, [1], None):
+        tiny.model = model
+        with pytest.raises(UserError, match='tiny.py: has no model.backbone'):
+            Subject(tiny, Input())
 
 
 def test_the_cpu_is_there():

@@ -1,7 +1,6 @@
 """vovnet.analysis.latency on scripted clocks, and on real ones."""
 import time
 from itertools import chain, repeat
-from statistics import median
 
 import pytest
 import torch
@@ -36,6 +35,27 @@ def test_images_of_different_sizes_are_no_disturbance():
     assert found.spread == 0
     found.repeats[0] = [4., 36., 4., 36.]  # a repeat four times as slow
     assert found.spread > 1
+    # 1 s and 9 s in turns: five on average, whichever came more often.
+    assert Latency([[1., 9., 1.]], [[0, 1, 0]]).mean_of_medians == 5
+
+
+def test_no_spread_of_batches_that_were_run_twice():
+    found = Latency([[2.2, 8.6, 7.9], [3.3, 5.5, 5.0]], [[0, 1, 2]] * 2)
+    assert found.spread is None
+
+
+def test_a_turn_is_a_number_of_rounds():
+    """All batches are timed equally often, also in the shortest turns."""
+
+    class Run:
+        batch, num_batches = -1, 4
+
+        def __call__(self):
+            self.batch = (self.batch + 1) % 4
+
+    [found] = measure_latency([Run()], CPU, repeats=3, seconds=0,
+                              max_warm_up=0)
+    assert [sorted(batches) for batches in found.batches] == [[0, 1, 2, 3]] * 3
 
 
 @pytest.mark.parametrize(('order', 'expected'), [
@@ -144,14 +164,17 @@ def test_cuda_events_around_one_run_on_an_idle_device(monkeypatch):
                     'record on stream of cuda:1', 'wait for the event']
 
 
-def test_matmul_peak_counts_multiply_adds():
-    n = 256
-    a = torch.ones(n, n)
-    found = matmul_peak(CPU, torch.float32, [n], seconds=0.2)
-    times = []
-    for _ in range(200):
-        start = time.perf_counter()
-        torch.mm(a, a)
-        times.append(time.perf_counter() - start)
-    # The same machine, timed here: a busy one may differ by a lot.
-    assert n**3 / median(times) / 4 < found < n**3 / min(times) * 4
+def test_matmul_peak_counts_multiply_adds(monkeypatch):
+    """Scripted clock: 20 ms for 128³, half of it in the third of all runs."""
+    sizes, times = [], iter([0.5, 0.02, 0.01, *[0.02] * 98, 0.5, *[1.] * 9])
+
+    def time_run(run, device):
+        run()
+        return next(times)
+
+    monkeypatch.setattr(latency, 'time_run', time_run)
+    monkeypatch.setattr(torch, 'mm', lambda a, b, out: sizes.append(
+        (a.shape, b.shape, a.dtype)))
+    found = matmul_peak(CPU, torch.bfloat16, [128, 64], seconds=1.9)
+    assert found == 128**3 / 0.01
+    assert set(sizes) == {((n, n), (n, n), torch.bfloat16) for n in (128, 64)}

@@ -91,7 +91,7 @@ def test_cuda_figures_are_those_of_one_network(monkeypatch):
     def reset(device):
         peak.update(allocated=300, reserved=400)
 
-    runs = []
+    runs, free = [], iter([32_000, 30_000])
 
     def run():
         runs.append(1)
@@ -107,9 +107,9 @@ def test_cuda_figures_are_those_of_one_network(monkeypatch):
             reset_peak_memory_stats=reset,
             max_memory_allocated=lambda device: peak['allocated'],
             max_memory_reserved=lambda device: peak['reserved'],
-            mem_get_info=lambda device: (30_000, 80_000)).items():
+            mem_get_info=lambda device: (next(free), 80_000)).items():
         monkeypatch.setattr(torch.cuda, name, value)
     found, again = measure_memory(lambda: (None, [], run),
                                   torch.device('cuda:0'))
-    assert found == memory.Memory(600, 1100, 50_000)
+    assert found == memory.Memory(600, 1100, 2_000, 50_000)
     assert again is run and len(runs) == 2

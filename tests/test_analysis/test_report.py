@@ -42,7 +42,7 @@ def test_cells():
     header, first, second = report.cells(found)
     one = dict(zip(header, first))
     assert one == {
-        'network': 'V1-39', 'parameters, M': '21.00',
+        'network': 'V1-39', 'input, px': '320x320', 'parameters, M': '21.00',
         'multiply-adds, G': '16.00', 'memory access cost, M': '56.0',
         'elements, M': '57.0', 'concat, MB': '33.0', 'FPS': '20.0',
         'median, ms': '50.0', 'p95, ms': '50.0', 'spread, %': '0',
@@ -63,8 +63,16 @@ def test_energy_and_accuracy_columns():
     assert (row['J/image'], row['J/image above idle']) == ('4.8', '2.4')
     assert row['accuracy (given)'] == '33.5'
     assert second[-1] == 'n/a'
-    assert 'Energy: a counter, of the board.' in report.remarks(found)
-    assert "before the energy: {'clock': 1}" in report.markdown(found)
+    found.results[0].energy.idle_watts = 60.
+    assert 'Energy: a counter, of the board; idle it takes 60 W.' in (
+        report.remarks(found))
+    text = report.markdown(found)
+    for name in 'V1-39', 'other':
+        assert (f"{name}, before the windows of energy: {{'clock': 1}}"
+                in text)
+    row = next(csv.DictReader(io.StringIO(report.to_csv(found))))
+    assert row['energy method'] == 'a counter'
+    assert row['energy idle_watts'] == '60.0'
 
 
 def test_more_than_the_peak_is_a_disturbed_peak():
@@ -200,6 +208,28 @@ def test_the_papers_figures(drawn, tmp_path):
         frame = a.figure.bbox
         assert all(frame.contains(*corner) for box in boxes
                    for corner in box.corners())
+
+
+def test_disturbed_points_are_marked(drawn, tmp_path):
+    report.plot(Report(CONDITIONS, [result(spread=0.9), result('b', 40.)],
+                       'no meter'), str(tmp_path))
+    axes = drawn[0].axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ['V1-39 !', 'b']
+    assert [line.get_fillstyle() for line in axes.lines] == ['none', 'full']
+    assert '! disturbed' in axes.get_title()
+
+
+def test_names_stay_inside_the_frame(drawn, tmp_path):
+    report.plot(Report(CONDITIONS, [
+        result('retinanet_r50_fpn_1x_coco', 40.),
+        result('retinanet_vovnet-39_fpn_1x_coco', 50.)], 'no meter'),
+        str(tmp_path))
+    axes = drawn[0].axes[0]
+    frame = axes.get_window_extent()
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert frame.contains(box.x0, box.y0)
+        assert frame.contains(box.x1, box.y1)
 
 
 def test_without_energy_efficiency_against_speed(drawn, tmp_path):

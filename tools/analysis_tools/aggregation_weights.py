@@ -14,7 +14,6 @@ from vovnet.analysis import networks
 from vovnet.analysis.aggregation_weights import (
     aggregation_weights,
     draw_blocks,
-    load_network,
     write_csv,
 )
 from vovnet.errors import UserError, one_line
@@ -51,7 +50,7 @@ def main() -> None:
             launch.check_work_dir(os.path.dirname(file) or '.', option)
     cfg = networks.load_any_config(args.config, args.cfg_options)
     blocks = aggregation_weights(
-        load_network(cfg, args.checkpoint, args.part))
+        networks.load_network(cfg, args.checkpoint, args.part))
     title = ', '.join(map(os.path.basename, (args.config, args.checkpoint)))
     draw_blocks(blocks, title).savefig(args.out, dpi=120)
     print(f'{args.out}: {len(blocks)} blocks')

@@ -16,6 +16,7 @@ from rich.table import Table
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.analysis import networks
 from vovnet.analysis.complexity import CONVENTION, Complexity, Cost
+from vovnet.analysis.report import check_files
 from vovnet.errors import one_line
 from vovnet.runtime import launch
 
@@ -69,7 +70,7 @@ def table(found: Complexity, per_layer: bool) -> Table:
 def main() -> None:
     args = parse_args()
     if args.json:
-        launch.check_work_dir(os.path.dirname(args.json) or '.', '--json')
+        check_files([args.json], overwrite=True, option='--json')
     cfg = networks.load_any_config(args.config, args.cfg_options)
     found = networks.config_complexity(cfg, args.shape, args.part)
     view, console = table(found, args.per_layer), Console()

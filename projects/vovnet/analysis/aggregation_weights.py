@@ -18,15 +18,11 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from mmcv.cnn import DepthwiseSeparableConvModule
-from mmengine.config import Config
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from ..checkpoints import get_state_dict, load_whole
 from ..errors import UserError
 from ..models.backbones.cifar import CIFARNet, DenseBlock
 from ..models.backbones.vovnet import OSABlock
-from .networks import build_network
 
 FIELDS = ('block', 'source', 'layer', 'value', 'normalised')
 
@@ -182,37 +178,6 @@ def _dense(readers: Sequence[nn.Conv2d], writers: Sequence[nn.Conv2d],
         takers.append(('classifier', classifier))
     return [_Column(layer, 0, taker.weight.split(widths[:i], dim=1))
             for i, (layer, taker) in enumerate(takers, 1)]
-
-
-def load_network(cfg: Config, checkpoint: str,
-                 part: str = 'detector') -> nn.Module:
-    """Build the model of a config with trained weights, without its data.
-
-    Args:
-        cfg (Config): A detector's or a classifier's.
-        checkpoint (str): A file or a URL. It is read as data.
-        part (str): 'detector', the whole model whatever it does, or
-            'backbone': of the checkpoint of a whole model only the backbone
-            is taken, so that the rest need not match.
-
-    Returns:
-        nn.Module: On the CPU, every tensor of it from the checkpoint.
-
-    Raises:
-        UserError: If the config has no backbone, or the checkpoint cannot be
-            read or is of another model.
-    """
-    network = build_network(cfg, part)
-    name = f'checkpoint {checkpoint}'
-    weights = get_state_dict(
-        CheckpointLoader.load_checkpoint(checkpoint, 'cpu'), name)
-    if part == 'backbone':
-        weights = {key.removeprefix('backbone.'): value
-                   for key, value in weights.items()
-                   if key.startswith('backbone.')} or weights
-    load_whole(network, weights, name, '' if part == 'backbone' else (
-        ', or --part backbone if only the rest of the model differs'))
-    return network
 
 
 def draw_blocks(blocks: Sequence[BlockWeights], title: str = '',

@@ -7,6 +7,7 @@ GFLOP/s. How they are measured is own work, after the advice of Zeus on
 energy (ml.energy) and the faults of mmdet 3.3.0's benchmark (read): it runs
 on CUDA only, gives one mean, and resets the peak of memory when it prints it.
 """
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,8 @@ class Plan:
         seconds: Length of a turn.
         order: A name of :data:`vovnet.analysis.latency.ORDERS`.
         max_warm_up: Seconds that the warm-up of a network takes at most.
-        max_spread: Above this spread of the latency a result is marked.
+        max_spread: Above this spread of the latency, or of the energy, a
+            result is marked.
         meter: As :func:`vovnet.analysis.energy.find_meter` takes it.
         energy_repeats: Windows of each network in which energy is measured.
         energy_seconds: Length of such a window, and of that in which the
@@ -91,7 +93,7 @@ class Result:
         entry: The network.
         batch_size: Images of a run.
         shapes: Shapes of the input, as (N, C, H, W), with their numbers.
-        cost: Of one image.
+        cost: Of one image; None if the network could not be counted.
         latency: Of one run.
         memory: Peak.
         peak: The machine's fastest matrix product, multiply-adds per second.
@@ -103,7 +105,7 @@ class Result:
     entry: Entry
     batch_size: int
     shapes: dict[tuple, int]
-    cost: Cost
+    cost: Cost | None
     latency: Latency
     memory: Memory
     peak: float
@@ -114,24 +116,39 @@ class Result:
 
     @property
     def fps(self) -> float:
-        """Images per second, from the median of the latency."""
-        return self.batch_size / self.latency.median
+        """Images per second, from the median of the latency.
+
+        Of each batch where there are several, so that images of all sizes
+        count.
+        """
+        return self.batch_size / self.latency.mean_of_medians
 
     @property
-    def efficiency(self) -> float:
+    def efficiency(self) -> float | None:
         """The paper's GFLOP/s: multiply-adds per second."""
-        return self.cost.macs * self.fps
+        return self.cost and self.cost.macs * self.fps
 
     @property
-    def share(self) -> float:
+    def share(self) -> float | None:
         """Efficiency as a share of the machine's matrix product."""
-        return self.efficiency / self.peak
+        return self.cost and self.efficiency / self.peak
+
+    @property
+    def input(self) -> str:
+        """Height and width, px; of several sizes the extremes."""
+        sizes = sorted({shape[2:] for shape in self.shapes},
+                       key=lambda size: size[0] * size[1])
+        ends = dict.fromkeys((sizes[0], sizes[-1]))
+        return ' to '.join('x'.join(map(str, size)) for size in ends)
 
     @property
     def problems(self) -> list[str]:
         """Why the figures must not be trusted; none if they can be."""
         found = []
-        if self.latency.spread > self.max_spread:
+        if self.latency.spread is None:
+            found.append('its spread is not known: some batch was run less '
+                         'than 3 times; raise --repeats or --seconds')
+        elif self.latency.spread > self.max_spread:
             found.append(
                 f'the times differ by {self.latency.spread:.0%} (limit '
                 f'{self.max_spread:.0%}): something disturbed them, measure '
@@ -139,11 +156,16 @@ class Result:
         if not self.latency.stable:
             found.append('the times had not settled when the warm-up ended; '
                          'raise --max-warm-up')
-        if self.share > 1:
+        if self.cost and self.share > 1:
             found.append("more than the machine's matrix product does, which "
                          'something disturbed: its peak is too low')
         if self.energy is not None:
             found += self.energy.problems
+            if (self.energy.spread or 0) > self.max_spread:
+                found.append(
+                    f'the windows differ by {self.energy.spread:.0%} in '
+                    f'energy (limit {self.max_spread:.0%}): something '
+                    'disturbed them')
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +177,7 @@ class Result:
             batch_size=self.batch_size,
             shapes=[dict(shape=shape, batches=count)
                     for shape, count in self.shapes.items()],
-            **self.cost._asdict(), fps=self.fps,
+            **(self.cost._asdict() if self.cost else {}), fps=self.fps,
             latency=self.latency.to_dict(), memory=self.memory.to_dict(),
             energy=self.energy and self.energy.to_dict(),
             multiply_adds_per_second=self.efficiency,
@@ -203,7 +225,8 @@ def find_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except Exception as error:  # torch raises what it likes
         reason = str(error).strip().split('\n')[0]
-        raise UserError(f'--device {name}: {reason}; use --device cpu or a '
+        raise UserError(f'--device {name}: {reason.split(". ")[0]}; use '
+                        '--device cpu or a '
                         'device that torch can see') from error
     if device.type not in ('cpu', 'cuda'):
         raise UserError(f'--device {name}: only cpu and cuda are measured')
@@ -229,7 +252,7 @@ def check_plan(plan: Plan, how: Input) -> None:
             ('--max-spread', plan.max_spread, 0),
             ('--batch-size', how.batch_size, 1),
             ('--num-images', how.num_images, 1)):
-        if not value >= least:
+        if not least <= value < math.inf:
             raise UserError(f'{option} {value}: give at least {least}')
     if plan.order not in ORDERS:
         raise UserError(f'--order {plan.order}: give one of '
@@ -289,21 +312,21 @@ def benchmark(entries: Sequence[Entry], how: Input, plan: Plan,
         subjects.append(subject)
         costs.append(subject_cost(entry.cfg, subject))
     progress("the machine's matrix product", 0)
-    peak = matmul_peak(device, DTYPES[how.dtype])
+    peaks = [matmul_peak(device, DTYPES[how.dtype])]
     latencies = measure_latency(
         subjects, device, plan.repeats, plan.seconds, plan.order,
         max_warm_up=plan.max_warm_up, progress=lambda: progress('latency', 0))
     # Once more: what disturbed the first may have gone.
-    peak = max(peak, matmul_peak(device, DTYPES[how.dtype]))
+    peaks.append(matmul_peak(device, DTYPES[how.dtype]))
     energies = ([None] * len(entries) if not meter else _measure_energy(
         subjects, how, plan, meter, device, progress))
     results = [
         Result(entry, how.batch_size, dict(subject.shapes), cost, latency,
-               memory, peak, energy, subject.detections(), plan.max_spread,
-               notes)
+               memory, max(peaks), energy, subject.detections(),
+               plan.max_spread, notes)
         for entry, subject, (cost, notes), latency, memory, energy in zip(
             entries, subjects, costs, latencies, memories, energies)]
-    return Report(dict(_settings(how, plan, peak), **on), results,
+    return Report(dict(_settings(how, plan, peaks), **on), results,
                   '' if meter else meter.reason)
 
 
@@ -314,6 +337,7 @@ def _measure_energy(subjects: Sequence[Subject], how: Input, plan: Plan,
              1 + len(subjects) * plan.energy_repeats)
     sync = synchronizer(device)
     sync()
+    time.sleep(plan.cool_down)
     idle = measure_idle(meter, plan.energy_seconds)
     windows = [[] for _ in subjects]
     states = [[] for _ in subjects]
@@ -331,12 +355,15 @@ def _measure_energy(subjects: Sequence[Subject], how: Input, plan: Plan,
             for found, state in zip(windows, states)]
 
 
-def _settings(how: Input, plan: Plan, peak: float) -> dict[str, Any]:
+def _settings(how: Input, plan: Plan,
+              peaks: Sequence[float]) -> dict[str, Any]:
     """What was chosen, in words."""
     shape = ('x'.join(map(str, how.shape)) if how.shape else
              "the config's test size")
+    tf32 = (', TF32 in convolutions' if how.device.startswith('cuda')
+            and torch.backends.cudnn.allow_tf32 else '')
     converted = ('weights and input' if how.part == 'backbone' else
-                 'autocast') if how.dtype != 'fp32' else 'as built'
+                 'autocast') if how.dtype != 'fp32' else 'as built' + tf32
     return {
         'date': time.strftime('%Y-%m-%d'),
         'timed': how.work,
@@ -350,5 +377,6 @@ def _settings(how: Input, plan: Plan, peak: float) -> dict[str, Any]:
         'repeats': (f'{plan.repeats} of {plan.seconds:g} s, {plan.order}, '
                     'after a warm-up until stable'),
         'limit of the spread': plan.max_spread,
-        "machine's matrix product, G multiply-adds/s": round(peak / 1e9, 1),
+        "machine's matrix product, G multiply-adds/s": ' and '.join(
+            f'{peak / 1e9:.1f}' for peak in peaks),
     }

@@ -43,21 +43,36 @@ class Latency:
         return median(self.times)
 
     @property
+    def mean_of_medians(self) -> float:
+        """Mean over the batches of the median of each, seconds.
+
+        The median where there is one batch; where images differ in size, what
+        a run takes on average.
+        """
+        return float(np.mean([np.median(t) for t in self._by_batch()]))
+
+    def _by_batch(self) -> list[np.ndarray]:
+        times, batches = np.array(self.times), np.array(sum(self.batches, []))
+        return [times[batches == batch] for batch in np.unique(batches)]
+
+    @property
     def p95(self) -> float:
         """95th percentile, seconds."""
         return float(np.quantile(self.times, 0.95))
 
     @property
-    def spread(self) -> float:
+    def spread(self) -> float | None:
         """Width of the middle 90 % of the times as a share of the median.
 
         Of the median for the same batch: images of different sizes take
-        different times, which is no disturbance.
+        different times, which is no disturbance. None if a batch was run less
+        than three times.
         """
-        times, batches = np.array(self.times), np.array(sum(self.batches, []))
-        for batch in set(batches):
-            times[batches == batch] /= np.median(times[batches == batch])
-        return float(np.subtract(*np.quantile(times, (0.95, 0.05))))
+        groups = self._by_batch()
+        if min(map(len, groups)) < 3:
+            return None
+        shares = np.concatenate([t / np.median(t) for t in groups])
+        return float(np.subtract(*np.quantile(shares, (0.95, 0.05))))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in seconds, for JSON."""
@@ -174,11 +189,12 @@ def measure_latency(runs: Sequence[Callable[[], Any]], device: torch.device,
     """Time several networks in turns.
 
     Each turn begins with an untimed run, which finds the caches as the other
-    network left them.
+    network left them. The batches of a network follow each other.
 
     Args:
         runs (Sequence[Callable]): Each runs one network once. One that has
-            several batches says in ``batch`` which it has run on.
+            several batches says in ``batch`` which it has run on, and in
+            ``num_batches`` how many there are: a turn is a number of rounds.
         device (torch.device): Where they run.
         repeats (int): Turns of each.
         seconds (float): Length of a turn.
@@ -198,7 +214,9 @@ def measure_latency(runs: Sequence[Callable[[], Any]], device: torch.device,
     for index in turns(len(runs), repeats, order):
         run, times, batches = runs[index], [], []
         time_run(run, device)
-        while len(times) < min_runs or sum(times) < seconds:
+        round_ = getattr(run, 'num_batches', 1)
+        while (len(times) < min_runs or sum(times) < seconds
+               or len(times) % round_):
             times.append(time_run(run, device))
             batches.append(getattr(run, 'batch', 0))
         found[index].repeats.append(times)
@@ -239,7 +257,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype,
 
 def _fastest_matmul(n: int, device: torch.device, dtype: torch.dtype,
                     seconds: float) -> float:
-    a, b = torch.ones(2, n, n, dtype=dtype, device=device)
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
     out = torch.empty_like(a)
 
     def clock() -> float:

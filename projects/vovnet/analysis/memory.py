@@ -26,16 +26,19 @@ class Memory:
     Attributes:
         tensors: Weights, input and what was allocated at once at most, by
             torch's own count. Comparable between machines.
-        reserved: What torch's CUDA allocator took from the driver for it;
-            None on a CPU.
-        system: What the system saw: on CUDA the driver's figure for the whole
-            device, all programs and contexts included; on a CPU by how much
-            the process grew (None where Linux's /proc is not). It holds the
-            libraries' buffers too.
+        reserved: What torch's CUDA allocator took from the driver for it,
+            beside what it had for networks that were there before; None on a
+            CPU.
+        system: By how much the system's figure grew, the libraries' buffers
+            included: on CUDA the driver's for the device, on a CPU the size
+            of the process (None where Linux's /proc is not).
+        in_use: On CUDA, all that the driver says is in use on the device:
+            contexts, other networks and other programs too.
     """
     tensors: int
     reserved: int | None
     system: int | None
+    in_use: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -67,6 +70,7 @@ def _watch_cuda(build: Callable, device: torch.device) -> tuple:
     torch.cuda.empty_cache()
     allocated = torch.cuda.memory_allocated(device)
     reserved = torch.cuda.memory_reserved(device)
+    free_before, _ = torch.cuda.mem_get_info(device)
     *_, run = build()
     run()
     torch.cuda.synchronize(device)
@@ -78,7 +82,7 @@ def _watch_cuda(build: Callable, device: torch.device) -> tuple:
     return Memory(
         torch.cuda.max_memory_allocated(device) - allocated,
         torch.cuda.max_memory_reserved(device) - reserved,
-        total - free), run
+        free_before - free, total - free), run
 
 
 def _watch_cpu(build: Callable, device: torch.device) -> tuple:

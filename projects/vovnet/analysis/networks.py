@@ -5,10 +5,14 @@ Own work on mmdet 3.3.0 (``TwoStageDetector._forward``, read) and mmengine
 heads work on as many proposals as NMS leaves of random scores; here their
 number is the config's, so that a count can be repeated.
 """
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil
 from typing import Any
 
+from mmdet.models.dense_heads import SSDHead
 from mmdet.structures import DetDataSample
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
@@ -16,10 +20,12 @@ from mmengine.hub import get_config
 from mmengine.model import BaseModel
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import InstanceData
 from mmengine.utils import is_installed
 from torch import Tensor, nn
 
+from ..checkpoints import get_state_dict, load_whole
 from ..errors import UserError
 from ..runtime.launch import load_config
 from .complexity import Complexity, complexity
@@ -71,26 +77,63 @@ def build_network(cfg: Config, part: str = 'detector') -> nn.Module:
     Raises:
         UserError: If the config has no backbone.
     """
-    backbone = _backbone(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    _backbone(cfg)
+    model = copy.deepcopy(cfg.model)  # DETR's head changes its config
     # MMEngine's runner does the same; mmpretrain's configs count on it.
     if 'data_preprocessor' in cfg:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    network = MODELS.build(backbone if part == 'backbone' else cfg.model)
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    network = MODELS.build(model.backbone if part == 'backbone' else model)
+    for module in network.modules():
+        # mmdet 3.3.0's SSDHead has none, and cannot predict without.
+        if isinstance(module, SSDHead) and not hasattr(module, 'loss_cls'):
+            module.loss_cls = None
     return revert_sync_batchnorm(network)
 
 
+def load_network(cfg: Config, checkpoint: str,
+                 part: str = 'detector') -> nn.Module:
+    """Build the model of a config with trained weights, without its data.
+
+    Args:
+        cfg (Config): A detector's or a classifier's.
+        checkpoint (str): A file or a URL. It is read as data.
+        part (str): 'detector', the whole model whatever it does, or
+            'backbone': of the checkpoint of a whole model only the backbone
+            is taken, so that the rest need not match.
+
+    Returns:
+        nn.Module: On the CPU, every tensor of it from the checkpoint.
+
+    Raises:
+        UserError: If the config has no backbone, or the checkpoint cannot be
+            read or is of another model.
+    """
+    network = build_network(cfg, part)
+    name = f'checkpoint {checkpoint}'
+    weights = get_state_dict(
+        CheckpointLoader.load_checkpoint(checkpoint, 'cpu'), name)
+    if part == 'backbone':
+        weights = {key.removeprefix('backbone.'): value
+                   for key, value in weights.items()
+                   if key.startswith('backbone.')} or weights
+    load_whole(network, weights, name, '' if part == 'backbone' else (
+        ', or --part backbone if only the rest of the model differs'))
+    return network
+
+
 def _backbone(cfg: Config) -> dict:
-    model = cfg.get('model') or {}
-    if not model.get('backbone'):
+    model = cfg.get('model')
+    kind = model.get('type') if isinstance(model, dict) else model
+    if not (isinstance(model, dict) and model.get('backbone')):
         raise UserError(
-            f'config {cfg.filename}: has no model.backbone (model: '
-            f'{model.get("type", "none")}); give the config of a detector '
-            'or a classifier')
+            f'config {cfg.filename}: has no model.backbone (model: {kind}); '
+            'give the config of a detector or a classifier')
     return model['backbone']
 
 
-def input_shape(cfg: Config, shape: list[int] | None = None) -> tuple:
+def input_shape(cfg: Config, shape: list[int] | None = None,
+                part: str = 'detector') -> tuple:
     """Shape of one image as the network gets it.
 
     Args:
@@ -98,10 +141,11 @@ def input_shape(cfg: Config, shape: list[int] | None = None) -> tuple:
             for: the last step that resizes or crops.
         shape (list[int], optional): Height and width, or one number for
             both, px.
+        part (str): See :func:`build_network`.
 
     Returns:
-        tuple: (1, channels, height, width), padded to a multiple of
-        ``pad_size_divisor`` as the data preprocessor does.
+        tuple: (1, channels, height, width). For a whole model padded to a
+        multiple of ``pad_size_divisor``, as the data preprocessor does.
 
     Raises:
         UserError: If the shape is none, or the pipeline does not say.
@@ -110,8 +154,8 @@ def input_shape(cfg: Config, shape: list[int] | None = None) -> tuple:
     if len(size) not in (1, 2) or min(size) < 1:
         raise UserError(f'--shape {" ".join(map(str, size))}: give height '
                         'and width, or one number for both, at least 1')
-    divisor = (cfg.model.get('data_preprocessor') or {}).get(
-        'pad_size_divisor', 1)
+    divisor = 1 if part == 'backbone' else (
+        cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
     height, width = (ceil(n / divisor) * divisor for n in (size * 2)[:2])
     return 1, _backbone(cfg).get('in_channels', 3), height, width
 
@@ -162,30 +206,45 @@ def blank_samples(images: Tensor) -> list[DetDataSample]:
         for i in range(len(images))]
 
 
-def run_network(network: nn.Module, images: Tensor) -> Any:
+def run_network(network: nn.Module, images: Tensor,
+                samples: list[DetDataSample] | None = None) -> Any:
     """Run a network on images: all layers, no decoding and no NMS.
 
     RoI heads get :func:`default_proposals` equal boxes for each image, which
     is the most that they get in a test.
 
     Args:
-        network (nn.Module): From :func:`build_network`; its mode stays.
+        network (nn.Module): From :func:`build_network`; it stays as it is.
         images (Tensor): (N, C, H, W).
+        samples (list[DetDataSample], optional): What there is to know about
+            the images; by default :func:`blank_samples`.
 
     Returns:
         Any: What the network's forward gives in mode 'tensor'.
     """
     if not isinstance(network, BaseModel):
         return network(images)
-    samples = blank_samples(images)
-    if count := default_proposals(network):
-        box = images.new_tensor([0, 0, 32, 32])
-        proposals = [InstanceData(bboxes=box.repeat(count, 1))
-                     for _ in samples]
-        for module in network.rpn_head.modules():
-            if hasattr(module, 'predict_by_feat'):
-                module.predict_by_feat = lambda *_, **__: proposals
-    return network(images, samples, mode='tensor')
+    samples = samples or blank_samples(images)
+    with _equal_proposals(network, images):
+        return network(images, samples, mode='tensor')
+
+
+@contextmanager
+def _equal_proposals(network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Have the RPN of a two-stage detector propose the same boxes always."""
+    count = default_proposals(network)
+    heads = [] if not count else [
+        module for module in network.rpn_head.modules()
+        if hasattr(module, 'predict_by_feat')]
+    box = images.new_tensor([0, 0, 32, 32])
+    proposals = [InstanceData(bboxes=box.repeat(count, 1)) for _ in images]
+    for head in heads:
+        head.predict_by_feat = lambda *_, **__: proposals
+    try:
+        yield
+    finally:
+        for head in heads:
+            del head.predict_by_feat
 
 
 def config_complexity(cfg: Config, shape: list[int] | None = None,
@@ -205,7 +264,7 @@ def config_complexity(cfg: Config, shape: list[int] | None = None,
             on such an image.
     """
     network = build_network(cfg, part)
-    images = input_shape(cfg, shape)
+    images = input_shape(cfg, shape, part)
     try:
         found = complexity(network, images, run_network)
     except Exception as error:
@@ -218,5 +277,6 @@ def config_complexity(cfg: Config, shape: list[int] | None = None,
         found = replace(found, notes=[
             f'roi_head: {count} proposals for the image (test_cfg.rpn.'
             'max_per_img, the most there can be), as mmdet passes them: the '
-            'mask head of Mask R-CNN gets the first 100.'])
+            'mask head of Mask R-CNN gets the first 100. Where NMS leaves '
+            'fewer, what is counted is an upper bound.'])
     return found

@@ -12,6 +12,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, NamedTuple
 
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from rich.table import Table
 
 from ..errors import UserError
@@ -39,17 +41,21 @@ def _scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else value / scale
 
 
+def _cost(result: Result, name: str, scale: float) -> float | None:
+    return _scaled(result.cost and getattr(result.cost, name), scale)
+
+
 COLUMNS = (
-    Column('parameters, M', lambda r: r.cost.params / 1e6, '.2f'),
-    Column('multiply-adds, G', lambda r: r.cost.macs / 1e9, '.2f'),
+    Column('parameters, M', lambda r: _cost(r, 'params', 1e6), '.2f'),
+    Column('multiply-adds, G', lambda r: _cost(r, 'macs', 1e9), '.2f'),
     Column('memory access cost, M',
-           lambda r: r.cost.memory_access_cost / 1e6, '.1f'),
-    Column('elements, M', lambda r: r.cost.elements / 1e6, '.1f'),
-    Column('concat, MB', lambda r: r.cost.cat_bytes / 1e6, '.1f'),
+           lambda r: _cost(r, 'memory_access_cost', 1e6), '.1f'),
+    Column('elements, M', lambda r: _cost(r, 'elements', 1e6), '.1f'),
+    Column('concat, MB', lambda r: _cost(r, 'cat_bytes', 1e6), '.1f'),
     Column('FPS', lambda r: r.fps, '.1f'),
     Column('median, ms', lambda r: r.latency.median * 1e3, '.1f'),
     Column('p95, ms', lambda r: r.latency.p95 * 1e3, '.1f'),
-    Column('spread, %', lambda r: r.latency.spread * 100, '.0f'),
+    Column('spread, %', lambda r: _scaled(r.latency.spread, 0.01), '.0f'),
     Column('peak memory, MB', lambda r: r.memory.tensors / 1e6, '.0f'),
     Column('reserved, MB', lambda r: _scaled(r.memory.reserved, 1e6), '.0f'),
     Column('system, MB', lambda r: _scaled(r.memory.system, 1e6), '.0f'),
@@ -57,22 +63,22 @@ COLUMNS = (
            '.3g'),
     Column('J/image above idle', lambda r: r.energy and r.energy.net_of_idle,
            '.3g'),
-    Column('GFLOP/s', lambda r: r.efficiency / 1e9, '.1f'),
-    Column('% of peak', lambda r: r.share * 100, '.0f'),
+    Column('GFLOP/s', lambda r: _scaled(r.efficiency, 1e9), '.1f'),
+    Column('% of peak', lambda r: _scaled(r.share, 0.01), '.0f'),
 )
 
 LEGEND = (
     CONVENTION,
-    'FPS: images per second, from the median of the time that one run takes; '
+    'FPS: images per second, from the median of the time that one run takes '
+    '(of each image, if there are several); '
     'p95: 95 % of the runs are faster; spread: the middle 90 % of the times '
     'differ by so much of the median.',
     'GFLOP/s: multiply-adds per second, as the VoVNet paper counts; % of '
     "peak: their share of this machine's fastest matrix product, measured in "
     'the same run.',
     'Peak memory: weights, input and the most that torch had allocated at '
-    'once. Reserved: what its CUDA allocator took for that. System: on CUDA '
-    "all that the driver says is in use, other programs' too; on a CPU the "
-    'growth of the process.',
+    'once. Reserved: what its CUDA allocator took for that. System: by how '
+    "much the driver's figure for the GPU grew or, on a CPU, the process.",
 )
 
 
@@ -105,7 +111,8 @@ def cells(report: Report) -> list[list[str]]:
         columns.append(['accuracy (given)',
                         *(_written(value, 'g') for value in accuracies)])
     names = ['network', *(result.entry.name for result in results)]
-    return [list(row) for row in zip(names, *columns)]
+    inputs = ['input, px', *(result.input for result in results)]
+    return [list(row) for row in zip(names, inputs, *columns)]
 
 
 def _written(value: float | None, form: str) -> str:
@@ -140,7 +147,9 @@ def remarks(report: Report) -> list[str]:
             '9.2, cuDNN 7.3, Caffe, trained weights; accuracy is the paper\'s '
             'too.')
     for energy in (r.energy for r in report.results[:1] if r.energy):
-        found.append(f'Energy: {energy.method}, of the {energy.scope}.')
+        idle = ('' if energy.idle_watts is None else
+                f'; idle it takes {energy.idle_watts:.3g} W')
+        found.append(f'Energy: {energy.method}, of the {energy.scope}{idle}.')
     return found
 
 
@@ -182,10 +191,10 @@ def markdown(report: Report) -> str:
         header, ['---', *['---:'] * (len(header) - 1)], *rows)]
     conditions = [f'- {key}: {value}'
                   for key, value in report.conditions.items()]
-    state = next((r.energy for r in report.results if r.energy), None)
-    if state is not None:
-        conditions += [f'- {when} the energy: {found}' for when, found in (
-            ('before', state.before), ('after', state.after))]
+    conditions += [
+        f'- {result.entry.name}, {when} the windows of energy: {state}'
+        for result in report.results if result.energy for when, state in (
+            ('before', result.energy.before), ('after', result.energy.after))]
     return '\n'.join([*lines, '', *remarks(report), '', *conditions, '',
                       *LEGEND, ''])
 
@@ -201,18 +210,22 @@ def to_csv(report: Report) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(['network', 'config', 'checkpoint', 'accuracy',
+    energy = ('method', 'scope', 'watts', 'idle_watts', 'spread', 'before',
+              'after')
+    writer.writerow(['network', 'config', 'checkpoint', 'accuracy', 'input',
                      *(column.title for column in COLUMNS), 'detections',
-                     'problems', *report.conditions, 'no energy'])
+                     'problems', *report.conditions, 'no energy',
+                     *(f'energy {name}' for name in energy)])
     for r in report.results:
         writer.writerow([
             r.entry.name, r.entry.cfg.filename, r.entry.checkpoint or 'random',
-            '' if r.entry.accuracy is None else r.entry.accuracy,
+            '' if r.entry.accuracy is None else r.entry.accuracy, r.input,
             *('' if (value := column.value(r)) is None else value
               for column in COLUMNS),
             '' if r.detections is None else r.detections,
             '; '.join(r.problems), *report.conditions.values(),
-            report.no_energy])
+            report.no_energy,
+            *(getattr(r.energy, name, '') for name in energy)])
     return out.getvalue()
 
 
@@ -230,12 +243,14 @@ def save(report: Report, files: Sequence[str]) -> None:
         file.write_text(text)
 
 
-def check_files(files: Sequence[str], overwrite: bool = False) -> None:
+def check_files(files: Sequence[str], overwrite: bool = False,
+                option: str = '--out') -> None:
     """Refuse results' files before anything is measured.
 
     Args:
         files (Sequence[str]): Their folders are made.
         overwrite (bool): Whether one may be there already.
+        option (str): How the command line names them.
 
     Raises:
         UserError: If a name does not end in one of :data:`FORMATS`, or a file
@@ -243,20 +258,21 @@ def check_files(files: Sequence[str], overwrite: bool = False) -> None:
     """
     for file in map(Path, files):
         if file.suffix not in FORMATS:
-            raise UserError(f'--out {file}: end the name in '
+            raise UserError(f'{option} {file}: end the name in '
                             f'{", ".join(FORMATS)}')
         if file.exists() and not overwrite:
-            raise UserError(f'--out {file}: is there already; choose another '
-                            'name, or add --overwrite')
+            raise UserError(f'{option} {file}: is there already; choose '
+                            'another name, or add --overwrite')
+        there = file.exists()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(file, 'a'):
                 pass
-            if not file.stat().st_size:
+            if not there:
                 file.unlink()
         except OSError as error:
-            raise UserError(f'--out {file}: {error.strerror}; choose another '
-                            'place') from error
+            raise UserError(f'{option} {file}: {error.strerror}; choose '
+                            'another place') from error
 
 
 def plot(report: Report, folder: str) -> list[Path]:
@@ -271,11 +287,9 @@ def plot(report: Report, folder: str) -> list[Path]:
         a meter, those with accuracy an accuracy. Without energy, efficiency
         is drawn against speed.
     """
-    from matplotlib.figure import Figure  # slow to import, seldom needed
-
     speed = 'speed, images/s', lambda r: r.fps
     efficiency = ('computation efficiency,\nG multiply-adds/s',
-                  lambda r: r.efficiency / 1e9)
+                  lambda r: _scaled(r.efficiency, 1e9))
     energy = ('energy, J/image', lambda r: r.energy
               and r.energy.joules_per_image)
     accuracy = 'accuracy (given)', lambda r: r.entry.accuracy
@@ -287,7 +301,8 @@ def plot(report: Report, folder: str) -> list[Path]:
     Path(folder).mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, x, y in wanted:
-        points = [(x[1](r), y[1](r), r.entry.name) for r in report.results]
+        points = [(x[1](r), y[1](r), r.entry.name + MARK * bool(r.problems))
+                  for r in report.results]
         points = [p for p in points if None not in p]
         if not points:
             continue
@@ -296,34 +311,45 @@ def plot(report: Report, folder: str) -> list[Path]:
         _scatter(axes, points)
         axes.set_xlabel(x[0])
         axes.set_ylabel(y[0])
-        axes.set_title(_where(report.conditions), fontsize=8)
+        title = _where(report.conditions)
+        if any(name.endswith(MARK) for *_, name in points):
+            title += '\n! disturbed, or not to be trusted: see the table'
+        axes.set_title(title, fontsize=8)
         drawn.append(Path(folder, f'{name}.png'))
         figure.savefig(drawn[-1])
     return drawn
 
 
 def _scatter(axes: Any, points: Sequence[tuple]) -> None:
-    """Points with their names, which leave room for each other."""
-    for x, y, _ in points:
-        axes.plot(x, y, 'o', markersize=8)
+    """Points with their names, inside the frame and not on each other."""
+    for x, y, name in points:
+        axes.plot(x, y, 'o', markersize=8,
+                  fillstyle='none' if name.endswith(MARK) else 'full')
     axes.margins(0.2)
     axes.set_xlim(left=max(0, axes.get_xlim()[0]))
     axes.grid(alpha=0.3)
     axes.figure.draw_without_rendering()
-    taken = []
+    frame = axes.get_window_extent()
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in
+             axes.transData.transform([point[:2] for point in points])]
     for x, y, name in sorted(points):
-        for dx, dy, ha in ((8, 4, 'left'), (8, -12, 'left'), (-8, 4, 'right'),
-                           (-8, -12, 'right'), (0, 14, 'center'),
-                           (0, -22, 'center')):
-            label = axes.annotate(name, (x, y), (dx, dy), ha=ha,
+        places = [
+            ((side * distance, 0), 'left' if side > 0 else 'right', 'center')
+            for distance in (8, 16) for side in (1, -1)] + [
+            ((0, side * distance), 'center', 'center')
+            for distance in (14, 26, 38, 50) for side in (1, -1)]
+        for offset, ha, va in places:
+            label = axes.annotate(name, (x, y), offset, ha=ha, va=va,
                                   textcoords='offset points', fontsize=9)
             box = label.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
+            if (frame.contains(box.x0, box.y0)
+                    and frame.contains(box.x1, box.y1)
+                    and not any(box.overlaps(other) for other in taken)):
                 break
             label.remove()
         else:
-            label = axes.annotate(name, (x, y), (8, 4),
-                                  textcoords='offset points', fontsize=9)
+            label = axes.annotate(name, (x, y), (8, 4), fontsize=9,
+                                  textcoords='offset points')
         taken.append(label.get_window_extent())
 
 

@@ -17,11 +17,9 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoints import get_state_dict, load_whole
 from ..datasets.check import check_datasets
 from ..errors import UserError
 from ..runtime.predict import find_images
@@ -32,6 +30,7 @@ from .networks import (
     build_network,
     config_complexity,
     input_shape,
+    load_network,
     run_network,
 )
 
@@ -73,8 +72,8 @@ class Input:
         """What is timed, in words."""
         if self.part == 'backbone':
             return 'backbone alone'
-        return ('whole model, with decoding and NMS' if self.nms else
-                'whole model, without decoding and NMS')
+        return ('whole model, its predictions included (decoding and NMS)'
+                if self.nms else 'whole model, without decoding and NMS')
 
 
 class Subject:
@@ -92,6 +91,7 @@ class Subject:
         shapes (Counter): How many batches there are of each (N, C, H, W).
         tensors (list[Tensor]): The input.
         batch (int): The number of the batch that was run last.
+        num_batches (int): How many there are.
 
     Raises:
         UserError: If the config has no backbone, the checkpoint is another
@@ -102,16 +102,11 @@ class Subject:
     def __init__(self, cfg: Config, how: Input,
                  checkpoint: str | None = None) -> None:
         self.how, self._device = how, torch.device(how.device)
-        model = build_network(
-            cfg, 'detector' if checkpoint or how.data else how.part)
-        if checkpoint:
-            name = f'checkpoint {checkpoint}'
-            loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-            load_whole(model, get_state_dict(loaded, name), name)
-        self._batches = (_pictures(cfg, how, model.data_preprocessor)
-                         if how.data else _noise(cfg, how, model))
-        self.network = (getattr(model, 'backbone', model)
-                        if how.part == 'backbone' else model)
+        self.network = (load_network(cfg, checkpoint, how.part) if checkpoint
+                        else build_network(cfg, how.part))
+        self._batches = (_pictures(cfg, how) if how.data else
+                         _noise(cfg, how, self.network))
+        self.num_batches = len(self._batches)
         if checkpoint is None:
             _set_statistics(self.network, self._batches[0][0])
         self.network.eval()
@@ -150,13 +145,13 @@ class Subject:
 
     def __call__(self) -> Any:
         """Run on the next batch, without gradients."""
-        self.batch = (self.batch + 1) % len(self._batches)
+        self.batch = (self.batch + 1) % self.num_batches
         images, samples = self._batches[self.batch]
         with torch.inference_mode(), self._autocast:
             if not isinstance(self.network, BaseModel):
                 return self.network(images)
             if not self.how.nms:
-                return run_network(self.network, images)
+                return run_network(self.network, images, samples)
             # Predictions are added to the samples: these are used once.
             samples = samples and [sample.new() for sample in samples]
             return self.network(images, samples, mode='predict')
@@ -170,7 +165,8 @@ class Subject:
         return sum(found) / len(found)
 
 
-def subject_cost(cfg: Config, subject: Subject) -> tuple[Cost, list[str]]:
+def subject_cost(cfg: Config, subject: Subject
+                 ) -> tuple[Cost | None, list[str]]:
     """Count what a subject costs for one image.
 
     Args:
@@ -178,10 +174,14 @@ def subject_cost(cfg: Config, subject: Subject) -> tuple[Cost, list[str]]:
         subject (Subject): Its batches give the sizes.
 
     Returns:
-        tuple: The mean over the batches, and what a reader has to know.
+        tuple: The mean over the batches, or None if this network cannot be
+        counted, and what a reader has to know.
     """
-    counts = {shape: config_complexity(cfg, shape[2:], subject.how.part)
-              for shape in subject.shapes}
+    try:
+        counts = {shape: config_complexity(cfg, shape[2:], subject.how.part)
+                  for shape in subject.shapes}
+    except UserError as error:
+        return None, [f'not counted: {error}']
     batches = sum(subject.shapes.values())
     first = next(iter(counts.values()))
     return Cost(first.total.params, *(
@@ -191,14 +191,14 @@ def subject_cost(cfg: Config, subject: Subject) -> tuple[Cost, list[str]]:
 
 
 def _noise(cfg: Config, how: Input, model: nn.Module) -> list[tuple]:
-    _, *shape = input_shape(cfg, how.shape)
+    _, *shape = input_shape(cfg, how.shape, how.part)
     images = torch.randn(how.batch_size, *shape,
                          generator=torch.Generator().manual_seed(0))
     samples = isinstance(model, BaseDetector) and blank_samples(images)
     return [(images, samples or None)]
 
 
-def _pictures(cfg: Config, how: Input, prepare: nn.Module) -> list[tuple]:
+def _pictures(cfg: Config, how: Input) -> list[tuple]:
     """Batches of real images, as the model's data preprocessor makes them."""
     if how.data == TEST_SET:
         if 'test_dataloader' not in cfg:
@@ -214,7 +214,7 @@ def _pictures(cfg: Config, how: Input, prepare: nn.Module) -> list[tuple]:
         _, files = find_images(how.data)
         items = [pipeline(dict(img_path=str(files[i]), img_id=i))
                  for i in spread(len(files), how.num_images)]
-    batches = []
+    batches, prepare = [], build_network(cfg).data_preprocessor
     for i in range(0, len(items) - how.batch_size + 1, how.batch_size):
         batch = prepare(pseudo_collate(items[i:i + how.batch_size]))
         batches.append((batch['inputs'], batch.get('data_samples')))
@@ -243,6 +243,8 @@ def _set_statistics(network: nn.Module, images: Tensor) -> None:
     try:
         with torch.no_grad():
             run_network(network, noise)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # the run that follows says it in better words
         pass
     finally:
