@@ -1,8 +1,10 @@
 # DSOD with VoVNet-27-slim on the generated shapes, small enough to be trained
-# from scratch on a CPU in minutes: python tools/train.py <this file> (the data:
-# tools/dataset_converters/make_shapes.py data/shapes --num-train 1400
-# --num-val 200). Neck and head are those of dsod300_vovnet-27-slim_voc0712.py
-# with priors for smaller images.
+# from scratch on a CPU in minutes:
+#   python tools/dataset_converters/make_shapes.py data/shapes \
+#       --num-train 1400 --num-val 200
+#   python tools/train.py configs/dsod/dsod160_vovnet-27-slim_shapes.py
+# Neck and head are those of dsod300_vovnet-27-slim_voc0712.py, with priors for
+# smaller images.
 _base_ = [
     '../_base_/models/dsod300_vovnet-27-slim.py',
     '../_base_/datasets/shapes_detection.py',
@@ -23,8 +25,8 @@ model = dict(
             strides=[8, 16, 32, 54, 80, 160],
             ratios=[[2], [2, 3], [2, 3], [2, 3], [2], [2]])))
 
-# 3 epochs x 1400 images / 8 = 525 iterations.
-max_epochs = 3
+# 4 epochs x 1400 images / 8 = 700 iterations.
+max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_epochs

@@ -18,7 +18,7 @@ def test_difficult_objects_are_kept(tmp_path):
         marked = text.replace('<difficult>0', '<difficult>1',
                               text.count('<object>') // 2)
         file.write_text(marked)
-    for steps in ([], [dict(type='mmdet.KeepDifficultObjects')]):
+    for steps in ([], [dict(type='KeepDifficultObjects')]):
         data = XMLDataset(
             data_root=str(tmp_path), ann_file='ImageSets/Main/train.txt',
             data_prefix=dict(sub_data_root=''),
