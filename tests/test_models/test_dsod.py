@@ -481,3 +481,32 @@ def test_only_the_predictors_norms_do_not_decay(config):
     for name, parameter in network.named_parameters():
         spared = name.startswith('bbox_head') and '.bn.' in name
         assert decay[id(parameter)] == (0 if spared else 5e-4), name
+
+
+def test_losses_of_the_papers_detector_equal_caffe(config):
+    """All 8108 priors of DSOD300 and 20 classes, those outside included."""
+    model = build_network(
+        config('dsod300_vovnet-27-slim_voc0712')).bbox_head
+    meta = dict(img_shape=(300, 300), pad_shape=(300, 300))
+    priors = priors_of(config('dsod300_vovnet-27-slim_voc0712'), VOVNET_MAPS)
+    rng = np.random.default_rng(0)
+    scores, deltas = (
+        [torch.randn(3, n * w, m, m)
+         for n, m in zip(model.num_base_priors, VOVNET_MAPS)]
+        for w in (21, 4))
+    objects = []
+    for count in (0, 3, 12):
+        corner = rng.uniform(0, 280, (count, 2))
+        boxes = np.concatenate([corner, np.minimum(
+            corner + rng.uniform(8, 250, (count, 2)), 300)], 1)
+        objects.append((boxes.astype(np.float32), rng.integers(0, 20, count)))
+    got = model.loss_by_feat(
+        scores, deltas,
+        [InstanceData(bboxes=torch.as_tensor(b), labels=torch.as_tensor(c))
+         for b, c in objects], [meta] * 3)
+    want = multibox_loss(
+        background_first(flat(scores, 21)), flat(deltas, 4), priors.numpy(),
+        [(b, c + 1) for b, c in objects])
+    for kind, value in zip(('cls', 'bbox'), want):
+        assert sum(got[f'loss_{kind}']).item() == pytest.approx(
+            value, rel=1e-5)
