@@ -17,13 +17,13 @@ train_dataloader = dict(batch_size=8, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# 50 epochs x 205 images / 8 = 1300 iterations.
-max_epochs = 50
-train_cfg = dict(max_epochs=max_epochs, val_interval=10)
+# 24 epochs x 205 images / 8 = 624 iterations.
+max_epochs = 24
+train_cfg = dict(max_epochs=max_epochs, val_interval=8)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_epochs
 default_hooks = dict(
-    checkpoint=dict(interval=10, max_keep_ckpts=1), logger=dict(interval=13))
+    checkpoint=dict(interval=8, max_keep_ckpts=1), logger=dict(interval=13))
 # The order in which a CPU computes convolutions fastest.
 custom_hooks = [dict(type='vovnet.runtime.ChannelsLastHook')]
 randomness = dict(seed=0)

@@ -1,7 +1,7 @@
 # RefineDet with VoVNet-27-slim on BCCD, from scratch on a CPU:
 #   python tools/train.py <this file>
 # and, for the test split,
-#   python tools/test.py <this file> work_dirs/<...>/epoch_40.pth
+#   python tools/test.py <this file> work_dirs/<...>/epoch_20.pth
 _base_ = [
     '../_base_/models/refinedet_vovnet-27-slim_small.py',
     '../_base_/datasets/bccd_detection.py',
@@ -14,10 +14,10 @@ model = dict(
         # ones of 55 to 110: squares of 24 to 192 px.
         anchor_generator=dict(scales=[3.0])))
 
-# 40 epochs x 205 images / 4 = 2080 iterations.
+# 20 epochs x 205 images / 4 = 1040 iterations.
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 auto_scale_lr = dict(base_batch_size=4)
-max_epochs = 40
+max_epochs = 20
 train_cfg = dict(max_epochs=max_epochs, val_interval=4)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_epochs
