@@ -69,6 +69,17 @@ def test_the_mean_is_over_a_whole_slice():
             total / (5 * len(channels)))
 
 
+def test_bottlenecks_take_the_sources():
+    network = osa(bottleneck=True)
+    block = network.stage2.block1
+    for (narrow, wide), source, value in zip(block.layers, (8, 4), (3, 7)):
+        fill(narrow.conv.weight, [source], [value])
+        fill(wide.conv.weight, [2], [99])
+    fill(block.aggregation.conv.weight, [8, 4, 4], [2, 8, 4])
+    found, = aggregation_weights(network)
+    equal(found, [[3, NAN, 2], [NAN, 7, 8], [NAN, NAN, 4]])
+
+
 def test_depthwise_block_with_its_reduction():
     network = osa(depthwise=True)
     block = network.stage2.block1

@@ -139,9 +139,13 @@ def _find(network: nn.Module) -> Iterator[tuple[str, list[_Column]]]:
 
 
 def _osa(block: OSABlock) -> list[_Column]:
-    columns = [_Column(str(i), i - 1, [_kernel(layer)])
-               for i, layer in enumerate(block.layers, 1)]
-    widths = [column.weights[0].shape[0] for column in columns]
+    # A layer with a bottleneck takes its source by that, and gives what its
+    # 3x3 convolution makes.
+    layers = [layer if isinstance(layer, nn.Sequential) else [layer]
+              for layer in block.layers]
+    columns = [_Column(str(i), i - 1, [_kernel(layer[0])])
+               for i, layer in enumerate(layers, 1)]
+    widths = [_kernel(layer[-1]).shape[0] for layer in layers]
     joined = block.aggregation.conv.weight
     widths.insert(0, joined.shape[1] - sum(widths))
     if block.reduction is not None:

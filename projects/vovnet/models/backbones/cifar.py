@@ -24,6 +24,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..layers import pre_activated
 from .vovnet import OSABlock
 
 NUM_BLOCKS = 3
@@ -73,15 +74,6 @@ class DenseBlock(nn.Module):
         for layer in self.layers:
             x = torch.cat((x, layer(x)), dim=1)
         return x
-
-
-def pre_activated(in_channels: int, out_channels: int, kernel_size: int,
-                  norm_cfg: dict, act_cfg: dict) -> ConvModule:
-    """Build norm, activation and a convolution that keeps the map's size."""
-    return ConvModule(
-        in_channels, out_channels, kernel_size, padding=kernel_size // 2,
-        bias=False, norm_cfg=norm_cfg, act_cfg=act_cfg,
-        order=('norm', 'act', 'conv'))
 
 
 @MODELS.register_module()
