@@ -1,4 +1,5 @@
 """Generated data sets and transforms."""
+from .shape_folders import PAIR_CLASSES, draw_picture, make_shape_folders
 from .shapes import (
     SHAPE_CLASSES,
     Scene,
@@ -10,6 +11,7 @@ from .shapes import (
 from .transforms import KeepDifficultObjects
 
 __all__ = [
-    'KeepDifficultObjects', 'SHAPE_CLASSES', 'Scene', 'Shape', 'draw_scene',
-    'make_shapes', 'trace_polygons'
+    'KeepDifficultObjects', 'PAIR_CLASSES', 'SHAPE_CLASSES', 'Scene', 'Shape',
+    'draw_picture', 'draw_scene', 'make_shape_folders', 'make_shapes',
+    'trace_polygons'
 ]

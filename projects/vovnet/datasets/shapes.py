@@ -17,6 +17,7 @@ import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -31,7 +32,9 @@ MIN_SIZE = 32
 MIN_VISIBLE = 0.5
 """Least share of a shape's full area that stays in sight."""
 
-_RECORD = 'shapes.json'
+RECORD = 'shapes.json'
+"""Holds the settings of a generated set, in its root."""
+
 _GENERATOR = 'vovnet.datasets.make_shapes'
 # To be raised when the same settings come to give other files.
 _VERSION = 1
@@ -361,8 +364,8 @@ def make_shapes(root: str | Path,
         UserError: If an argument is out of range, if ``root`` holds
             anything else, or if it cannot be written.
     """
-    _check_whole('num_train', num_train, 1)
-    _check_whole('num_val', num_val, 1)
+    check_whole('num_train', num_train, 1)
+    check_whole('num_val', num_val, 1)
     _check_scene('train', 0, size, seed, classes, max_objects, empty_share)
     if layout not in LAYOUTS:
         raise UserError(f'layout is {layout!r}; choose from: '
@@ -371,15 +374,42 @@ def make_shapes(root: str | Path,
                  max_objects=max_objects, empty_share=empty_share)
     settings = dict(generator=_GENERATOR, version=_VERSION, layout=layout,
                     num_train=num_train, num_val=num_val, **scene)
+    return write_once(root, settings, _files,
+                      partial(_write, settings=settings, scene=scene,
+                              progress=progress), force)
+
+
+def write_once(root: str | Path, settings: dict,
+               files: Callable[[dict], set[str]],
+               write: Callable[[Path], None], force: bool = False) -> bool:
+    """Write a generated set whole or not at all, unless it is there.
+
+    It is built in a hidden folder beside ``root``, which is then renamed.
+
+    Args:
+        root (str | Path): Folder to make; missing, empty or made by this.
+        settings (dict): All that the set depends on, and its 'generator', a
+            dotted name. ``write`` leaves it in the set's ``shapes.json``.
+        files (Callable): Names the files of a set of such settings, relative
+            to its root.
+        write (Callable): Fills a folder that is not there yet.
+        force (bool): Replace an earlier set of the same generator.
+
+    Returns:
+        bool: True if the set was written, False if it was there already.
+
+    Raises:
+        UserError: If ``root`` holds anything else, or cannot be written.
+    """
     root = Path(root).expanduser().resolve()
     try:
-        if _is_made(root, settings, force):
+        if _is_made(root, settings, files, force):
             return False
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f'.{root.name}-',
                                          dir=root.parent) as beside:
             new = Path(beside, 'new')
-            _write(new, settings, scene, progress)
+            write(new)
             if root.exists():
                 root.rename(Path(beside, 'old'))
             new.rename(root)
@@ -389,7 +419,7 @@ def make_shapes(root: str | Path,
     return True
 
 
-def _check_whole(name: str, value: int, low: int) -> None:
+def check_whole(name: str, value: int, low: int) -> None:
     """Raise a UserError unless a value is an integer of at least ``low``."""
     if not isinstance(value, int) or value < low:
         raise UserError(f'{name} is {value!r}; give a whole number of at '
@@ -403,10 +433,10 @@ def _check_scene(split: str, index: int, size: int, seed: int,
     if split not in SPLITS:
         raise UserError(f'split is {split!r}; choose from: '
                         f'{", ".join(SPLITS)}')
-    _check_whole('index', index, 0)
-    _check_whole('size', size, MIN_SIZE)
-    _check_whole('seed', seed, 0)
-    _check_whole('max_objects', max_objects, 1)
+    check_whole('index', index, 0)
+    check_whole('size', size, MIN_SIZE)
+    check_whole('seed', seed, 0)
+    check_whole('max_objects', max_objects, 1)
     unknown = [name for name in classes if name not in SHAPE_CLASSES]
     if unknown or not classes or len(set(classes)) < len(classes):
         raise UserError(f'classes are {list(classes)}; give one or more of '
@@ -429,7 +459,7 @@ def _image_path(layout: str, split: str, stem: str) -> str:
 def _files(settings: dict) -> set[str]:
     """List the files of a set, relative to its root."""
     layout, stems = settings['layout'], _stems(settings)
-    files = {_RECORD, *(_image_path(layout, split, stem)
+    files = {RECORD, *(_image_path(layout, split, stem)
                         for split, _, stem in stems)}
     if layout == 'coco':
         return files | {f'annotations/instances_{s}.json' for s in SPLITS}
@@ -437,7 +467,8 @@ def _files(settings: dict) -> set[str]:
             | {f'Annotations/{stem}.xml' for _, _, stem in stems})
 
 
-def _is_made(root: Path, settings: dict, force: bool) -> bool:
+def _is_made(root: Path, settings: dict,
+             files: Callable[[dict], set[str]], force: bool) -> bool:
     """Tell whether the wanted set is there already.
 
     Returns:
@@ -456,21 +487,22 @@ def _is_made(root: Path, settings: dict, force: bool) -> bool:
     if not any(root.iterdir()):
         return False
     try:
-        recorded = json.loads((root / _RECORD).read_text())
-        expected = _files(recorded)
-        made_here = recorded['generator'] == _GENERATOR
+        recorded = json.loads((root / RECORD).read_text())
+        made_here = recorded['generator'] == settings['generator']
+        expected = files(recorded) if made_here else set()
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         made_here = False
+    tool = settings['generator'].rpartition('.')[-1]
     if not made_here:
-        raise UserError(f'{root} holds something that make_shapes did not '
-                        'make; choose another folder')
+        raise UserError(f'{root} holds something that {tool} did not make; '
+                        'choose another folder')
     missing, foreign = expected - found, found - expected
     if recorded == settings and not missing and not force:
         return True
     if foreign:
-        raise UserError(f'{root} also holds {min(foreign)}, which '
-                        'make_shapes did not make; choose another folder, '
-                        'or move that file away')
+        raise UserError(f'{root} also holds {min(foreign)}, which {tool} '
+                        'did not make; choose another folder, or move that '
+                        'file away')
     if force:
         return False
     differences = [f'{key} is {recorded.get(key)!r}, not {value!r}'
@@ -498,7 +530,7 @@ def _write(root: Path, settings: dict, scene: dict,
     write_split = _write_coco if layout == 'coco' else _write_voc
     for split in SPLITS:
         write_split(root, split, contents[split], settings)
-    Path(root, _RECORD).write_text(json.dumps(settings, indent=2) + '\n')
+    Path(root, RECORD).write_text(json.dumps(settings, indent=2) + '\n')
 
 
 def _write_coco(root: Path, split: str, contents: list[tuple],

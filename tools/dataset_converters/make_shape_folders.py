@@ -1,0 +1,77 @@
+"""Generate a classification data set: a folder of pictures for each class.
+
+Source: written for this project; the work is in
+vovnet.datasets.shape_folders.
+"""
+import argparse
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+from vovnet.datasets import PAIR_CLASSES, SHAPE_CLASSES, make_shape_folders
+from vovnet.errors import one_line
+
+EXAMPLES = """examples:
+  # the set of configs/demo/classifier_vovnet-27-slim_shapes.py
+  python tools/dataset_converters/make_shape_folders.py data/shape_folders
+  # ten classes, pairs of shapes, as large as CIFAR-10's pictures
+  python tools/dataset_converters/make_shape_folders.py data/shape_pairs \\
+      --size 32 --classes pairs
+  # two classes of your choice
+  python tools/dataset_converters/make_shape_folders.py data/two \\
+      --classes star circle+star
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Generate pictures of coloured shapes on textured '
+        'grounds, in a folder for each class, for training and validation. '
+        'The same options give the same files.',
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('root', help='folder to make')
+    parser.add_argument('--num-train', type=int, default=100, metavar='N',
+                        help='training pictures of each class '
+                        '(default: %(default)s)')
+    parser.add_argument('--num-val', type=int, default=20, metavar='N',
+                        help='validation pictures of each class '
+                        '(default: %(default)s)')
+    parser.add_argument('--size', type=int, default=64, metavar='PX',
+                        help='side of the pictures (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, metavar='K',
+                        help='seed of the set (default: %(default)s)')
+    parser.add_argument('--classes', nargs='+', default=SHAPE_CLASSES,
+                        metavar='NAME', help='"pairs" for the ten pairs of '
+                        f'shapes, or any of: {", ".join(SHAPE_CLASSES)}, also '
+                        'joined by + (default: these)')
+    parser.add_argument('--force', action='store_true',
+                        help='replace a set that this tool made earlier')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    if args.classes == ['pairs']:
+        args.classes = PAIR_CLASSES
+    # Stopped in either way, it takes its unfinished folder along.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A log file gets a line every now and then, a terminal a moving bar.
+    progress = partial(tqdm, unit=' pictures', file=sys.stdout,
+                       mininterval=0.1 if sys.stdout.isatty() else 5)
+    try:
+        made = make_shape_folders(**vars(args), progress=progress)
+    except KeyboardInterrupt:
+        sys.exit('\nmake_shape_folders: interrupted, nothing was written')
+    print(f'{args.root}: {len(args.classes)} classes with {args.num_train} '
+          f'training and {args.num_val} validation pictures each '
+          + ('written' if made else 'already there'))
+
+
+if __name__ == '__main__':
+    main()
