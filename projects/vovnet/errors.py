@@ -116,9 +116,11 @@ def _known(kind: str, text: str) -> str | None:
     if found := re.match(r'(\S+)\. is not in the pretrained model', text):
         return ('init_cfg: no tensor of the checkpoint begins with '
                 f"'{found[1]}.'; check init_cfg.prefix")
-    # What this project's own modules refuse, wrapped by MMEngine's builder.
+    # What this project's own modules refuse, when built (MMEngine's builder
+    # wraps it) or when run.
     if kind == 'ValueError' and (found := re.search(
-            r'(?:class `\w+` in vovnet/\S+: |^(?=VoVNet: ))(.+)', text)):
+            r'(?:class `\w+` in vovnet/\S+: '
+            r'|^(?=[A-Z]\w*(?:Net|Neck|Head)\w*: ))(.+)', text)):
         return f'config: {found[1]}'
     if kind == 'OutOfMemoryError':
         return (f'{text.splitlines()[0]} Lower train_dataloader.batch_size '

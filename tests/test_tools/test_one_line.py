@@ -60,6 +60,8 @@ def test_told_alike_here_and_in_a_worker(error, parts):
                 "class `VoVNet` in vovnet/models/backbones/vovnet.py: VoVNet: "
                 "arch='V3' is not one of 'V1-39'"),
      ["config: VoVNet: arch='V3' is not one of 'V1-39'"]),
+    (ValueError('RefineDetNeck: maps of 41x40 px: pad to multiples of 64'),
+     ['config: RefineDetNeck: maps of 41x40 px: pad to multiples of 64']),
     (ValueError('VoVNet: a.pth: none of its tensors fits V1-39'),
      ['config: VoVNet: a.pth: none of its tensors fits']),
     (RuntimeError('Expected to have finished reduction in the prior '
