@@ -1,0 +1,5 @@
+_base_ = './faster-rcnn_vovnetv2-19_fpnlite_d2-3x_coco.py'
+checkpoint = ('https://www.dropbox.com/s/'
+              '9awvl0mxye3nqz1/vovnet19_ese_dw_detectron2.pth?dl=1')
+model = dict(
+    backbone=dict(arch='V2-19-dw', init_cfg=dict(checkpoint=checkpoint)))

@@ -1,0 +1,6 @@
+_base_ = './faster-rcnn_vovnetv2-19_fpnlite_d2-3x_coco.py'
+checkpoint = ('https://www.dropbox.com/s/'
+              'f3s7ospitqoals1/vovnet19_ese_slim_dw_detectron2.pth?dl=1')
+model = dict(
+    backbone=dict(arch='V2-19-slim-dw', init_cfg=dict(checkpoint=checkpoint)),
+    neck=dict(in_channels=[112, 256, 384, 512]))

@@ -1,0 +1,11 @@
+# The weights' address has been reported dead; give the path of a copy.
+_base_ = [
+    '../_base_/models/mask-rcnn_vovnet-39_fpn_mb.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/iter_based_runtime.py', '../_base_/schedules/mb_2x.py'
+]
+checkpoint = ('https://dl.dropbox.com/s/'
+              's7f4vyfybyc9qpr/vovnet39_statedict_norm.pth?dl=1')
+model = dict(
+    backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint)))
+train_dataloader = dict(sampler=dict(type='InfiniteSampler'))

@@ -1,0 +1,5 @@
+_base_ = './mask-rcnn_vovnet-39_fpn_mb-2x_coco.py'
+checkpoint = ('https://dl.dropbox.com/s/'
+              'b826phjle6kbamu/vovnet57_statedict_norm.pth?dl=1')
+model = dict(
+    backbone=dict(arch='V1-57', init_cfg=dict(checkpoint=checkpoint)))
