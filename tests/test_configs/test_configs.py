@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 import vovnet  # noqa: F401
+from vovnet.checkpoints.metafiles import read_index
 from vovnet.models import VoVNet
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -220,6 +221,32 @@ def test_config_learns_and_detects(name, load):
         assert ((instances.bboxes >= 0) & (instances.bboxes <= size)).all()
         assert (instances.labels < num_classes).all()
         assert ('masks' in instances) == with_masks
+
+
+@functools.cache
+def metafile_models():
+    return [model for _, models in read_index(
+        str(CONFIGS.parent / 'model-index.yml')) for model in models
+            if Path(model['Config']).parent.name not in CLASSIFIERS]
+
+
+@pytest.mark.parametrize('model', metafile_models(), ids=lambda m: m['Name'])
+def test_metafile_knows_the_config(model, load):
+    """How images are normalised and how long the training takes."""
+    cfg = load(model['Config'].removeprefix('configs/'))
+    metadata = model['Metadata']
+    order, *numbers = re.fullmatch(
+        '(RGB|BGR), mean (.*), std (.*)', metadata['Normalization']).groups()
+    preprocessor = cfg.model.data_preprocessor
+    assert (order == 'RGB') == preprocessor.bgr_to_rgb
+    for text, key in zip(numbers, ('mean', 'std')):
+        values = [float(number) for number in text.split()]
+        values *= 3 // len(values)
+        assert values == pytest.approx(preprocessor[key], rel=1e-6)
+    repeats = cfg.train_dataloader.dataset.get('times', 1)
+    assert metadata.get('Iterations', metadata.get('Epochs')) == (
+        cfg.train_cfg.get('max_iters')
+        or cfg.train_cfg.max_epochs * repeats)
 
 
 def test_1x_is_twelve_epochs_of_sixteen_images(load):

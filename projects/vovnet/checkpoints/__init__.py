@@ -2,7 +2,8 @@
 from .dialect import Dialect, Normalization
 from .download import fetch
 from .match import Match, get_state_dict, load_whole, match
-from .metafiles import download_weights, read_metafiles
+from .metafiles import download_weights, read_index, read_metafiles
+from .model_zoo import update_page
 from .pretrained import PretrainedVoVNet
 from .publish import TARGETS, convert, publish
 from .published import PUBLISHED, Published
@@ -15,6 +16,6 @@ __all__ = [
     'PUBLISHED', 'SAFE_GLOBALS', 'SCHEMES', 'TARGETS', 'Dialect', 'Match',
     'Normalization', 'PretrainedVoVNet', 'Published', 'Weights', 'convert',
     'download_weights', 'fetch', 'get_state_dict', 'interpret', 'load_file',
-    'load_whole', 'match', 'publish', 'read_metafiles', 'read_weights',
-    'timm_file', 'to_scheme'
+    'load_whole', 'match', 'publish', 'read_index', 'read_metafiles',
+    'read_weights', 'timm_file', 'to_scheme', 'update_page'
 ]

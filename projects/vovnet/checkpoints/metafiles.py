@@ -77,18 +77,54 @@ def read_metafiles(index: str) -> dict[str, Published]:
     Raises:
         UserError: If a file is not as OpenMMLab has it.
     """
-    found = {}
     if not os.path.isfile(index):
-        return found
-    for file in _read(index).get('Import') or ():
-        path = os.path.join(os.path.dirname(index), file)
-        for model in _read(path).get('Models') or ():
+        return {}
+    found = {}
+    for _, models in read_index(index):
+        for model in models:
             metadata = model.get('Metadata') or {}
             if model.get('Weights'):
                 found[model['Name']] = Published(
                     model['Weights'], metadata.get('License', 'not stated'),
-                    checksum=str(metadata.get('SHA256', '')))
+                    checksum=str(metadata.get('SHA256', '')),
+                    format=metadata.get('Weights Format', ''),
+                    config=model.get('Config', ''))
     return found
+
+
+def read_index(index: str) -> list[tuple[dict, list[dict]]]:
+    """Everything in the metafiles of an index.
+
+    Args:
+        index: Path of ``model-index.yml``.
+
+    Returns:
+        list[tuple[dict, list[dict]]]: Each collection and the models in it,
+        in the order of the files. Models of no collection come with ``{}``.
+
+    Raises:
+        UserError: If a file cannot be read, or a model has no name or is in a
+            collection that its metafile does not have.
+    """
+    out = []
+    for file in _read(index).get('Import') or ():
+        path = os.path.join(os.path.dirname(index), file)
+        content = _read(path)
+        collections = {entry.get('Name'): (entry, [])
+                       for entry in content.get('Collections') or ()}
+        for model in content.get('Models') or ():
+            if not model.get('Name'):
+                raise UserError(f'{path}: a model has no Name; give it one')
+            where = model.get('In Collection')
+            if where is None:
+                collections.setdefault(None, ({}, []))
+            elif where not in collections:
+                raise UserError(
+                    f'{path}: {model["Name"]} is in the collection {where!r}, '
+                    'which is not there; correct In Collection')
+            collections[where][1].append(model)
+        out += collections.values()
+    return out
 
 
 def _read(path: str) -> dict:

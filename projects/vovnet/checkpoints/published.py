@@ -33,11 +33,15 @@ class Published(NamedTuple):
         normalization: Of the images; None where :func:`normalization` knows
             by the scheme.
         checksum: As for :func:`~vovnet.checkpoints.download.fetch`.
+        format: For a detector's, the library whose names it has.
+        config: For a detector's, the config that builds the detector.
     """
     url: str
     licence: str
     normalization: Normalization | None = None
     checksum: str = ''
+    format: str = ''
+    config: str = ''
 
 
 def _files(owner: str, address: str, licence: str,

@@ -1,0 +1,124 @@
+"""The model zoo as a page: what the metafiles say, in tables.
+
+Own work on OpenMMLab's model index (see :mod:`.metafiles`). Of a metafile's
+keys these are read, beside those that mim reads: ``License``,
+``Normalization``, ``Weights Format``, ``Caffe Weights``, ``Source`` with
+``Table`` or ``Section``, ``Note``, and what a source says of a model's cost.
+"""
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UserError
+from .metafiles import read_index
+
+BEGIN = '<!-- begin: written by tools/misc/make_model_zoo.py -->'
+END = '<!-- end -->'
+
+COLUMNS = ('config', 'published result', 'cost', 'weights', 'images',
+           'source')
+
+
+def update_page(page: str, index: str) -> str:
+    """Write the tables anew.
+
+    Args:
+        page: Text of the page; what stands between :data:`BEGIN` and
+            :data:`END` is replaced.
+        index: Path of ``model-index.yml``. Links to configs are relative to a
+            folder beside it.
+
+    Returns:
+        str: The new text.
+
+    Raises:
+        UserError: If the page lacks a mark, a metafile cannot be read, or a
+            model in it has no name or config.
+    """
+    found = re.fullmatch(
+        f'(.*{re.escape(BEGIN)}\n).*({re.escape(END)}\n.*)', page, re.DOTALL)
+    if not found:
+        raise UserError(f'the page needs a line {BEGIN} and, below it, a line '
+                        f'{END}; put them where the tables belong')
+    tables = [table(collection, models)
+              for collection, models in read_index(index)]
+    return f'{found[1]}\n' + '\n\n'.join(tables) + f'\n\n{found[2]}'
+
+
+def table(collection: Mapping[str, Any], models: list[Mapping[str, Any]]
+          ) -> str:
+    """One collection: its title, its paper, a row for each of its models.
+
+    Args:
+        collection: An entry of a metafile's ``Collections``.
+        models: Those of its ``Models`` that are in it.
+
+    Returns:
+        str: Markdown.
+    """
+    paper = collection.get('Paper', {})
+    lines = [f'## {collection["Name"]}', '',
+             f'[{paper["Title"]}]({paper["URL"]})' if paper else '', '',
+             f'| {" | ".join(COLUMNS)} |', '| --- ' * len(COLUMNS) + '|']
+    lines += [f'| {" | ".join(row(model))} |' for model in models]
+    return '\n'.join(lines)
+
+
+def row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of one model, in the order of :data:`COLUMNS`."""
+    metadata = model.get('Metadata') or {}
+    name = f'[{model["Name"]}](../{model["Config"]})'
+    if note := metadata.get('Note'):
+        name += f' ({note})'
+    cells = (name, _results(model.get('Results') or ()), _cost(metadata),
+             _weights(model.get('Weights'), metadata),
+             metadata.get('Normalization', ''), _source(metadata))
+    return tuple(cell or '–' for cell in cells)
+
+
+def _results(results: list[Mapping[str, Any]]) -> str:
+    """The main figures; those of thresholds and sizes stay in the metafile."""
+    by_dataset: dict[str, list[str]] = {}
+    for result in results:
+        by_dataset.setdefault(result['Dataset'], []).extend(
+            f'{value} {metric}' for metric, value in result['Metrics'].items()
+            if not re.search(r'AP([sml]|\d+)$', metric))
+    return '; '.join(f'{dataset}: {", ".join(figures)}'
+                     for dataset, figures in by_dataset.items())
+
+
+def _cost(metadata: Mapping[str, Any]) -> str:
+    figures = [f'{time["value"]} ms on {time["hardware"]}'
+               for time in metadata.get('inference time (ms/im)', ())]
+    for key, unit in (('FPS', 'FPS'), ('Energy (J/im)', 'J/image'),
+                      ('Memory (MB)', 'MB'), ('Parameters (M)', 'M params'),
+                      ('Multiply-adds (G)', 'G multiply-adds'),
+                      ('Training Memory (GB)', 'GB in training')):
+        if key in metadata:
+            figures.append(f'{metadata[key]} {unit}')
+    if hardware := metadata.get('Hardware'):
+        figures.append(f'on {hardware.partition(",")[0]}')
+    return ', '.join(figures)
+
+
+def _weights(url: str | None, metadata: Mapping[str, Any]) -> str:
+    if url:
+        file = os.path.basename(url.partition('?')[0])
+        return (f'[{file}]({url}), {metadata["Weights Format"]}, '
+                f'{metadata["License"]}')
+    if caffe := metadata.get('Caffe Weights'):
+        return f'[Caffe]({caffe}), not read here'
+    return ''
+
+
+def _source(metadata: Mapping[str, Any]) -> str:
+    url = metadata.get('Source')
+    if not url:
+        return ''
+    for kind in ('Table', 'Section'):
+        if kind in metadata:
+            return f'[paper, {kind} {metadata[kind]}]({url})'
+    if found := re.match(r'https://github\.com/[\w-]+/([\w-]+)', url):
+        return f'[{found[1]}]({url})'
+    return f'[source]({url})'

@@ -1,0 +1,115 @@
+"""The metafiles: whole, read by MMEngine, and the page that shows them."""
+from pathlib import Path
+
+import pytest
+from mmengine.config.utils import _get_cfg_metainfo
+
+from vovnet.analysis import paper
+from vovnet.checkpoints import model_zoo, read_metafiles, update_page
+from vovnet.checkpoints.metafiles import read_index
+from vovnet.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+INDEX = str(ROOT / 'model-index.yml')
+PAGE = (ROOT / 'docs/model_zoo.md').read_text()
+MODELS = [model for _, models in read_index(INDEX) for model in models]
+NON_COMMERCIAL = ('youngwanLEE/vovnet-detectron2', 'youngwanLEE/centermask2')
+
+
+def test_page_is_up_to_date():
+    assert update_page(PAGE, INDEX) == PAGE
+
+
+def test_every_recipe_is_in_the_zoo_once():
+    names = [model['Name'] for model in MODELS]
+    assert len(set(names)) == len(names)
+    folders = {Path(model['Config']).parent for model in MODELS}
+    # What this project made up for its demo and tests has no metafile.
+    recipes = {f.relative_to(ROOT) for folder in folders
+               for f in (ROOT / folder).glob('*.py')
+               if not f.stem.endswith(('_shapes', '_shape-pairs', '_bccd'))}
+    assert recipes == {Path(model['Config']) for model in MODELS}
+
+
+def test_mmengine_finds_the_models(tmp_path):
+    """As it finds those of an installed library."""
+    (tmp_path / '.mim').symlink_to(ROOT)
+    for _, (*_, model) in read_index(INDEX):
+        found = _get_cfg_metainfo(
+            str(tmp_path), model['Config'].removeprefix('configs/'))
+        assert found['Config'] == model['Config']
+    assert found['Results'] == model['Results']
+
+
+@pytest.mark.parametrize('model', MODELS, ids=lambda m: m['Name'])
+def test_origin_and_licence_are_stated(model):
+    metadata = model['Metadata']
+    source = metadata.get('Source', '')
+    if 'Results' in model:
+        assert metadata['Reported By'].endswith('; not reproduced here')
+        assert source.startswith('https://')
+        for result in model['Results']:
+            assert result['Task'] and result['Dataset'] and result['Metrics']
+    else:
+        assert 'Reported By' not in metadata
+    if 'Weights' in model:
+        assert metadata['License'] and metadata['Weights Format']
+        licence = read_metafiles(INDEX)[model['Name']].licence
+        if any(repository in source for repository in NON_COMMERCIAL):
+            assert licence == 'CC BY-NC 4.0'
+        if 'AdelaiDet' in source:
+            assert 'non-commercial' in licence
+
+
+def test_figures_are_those_of_the_paper():
+    """As the benchmark's own transcription of the tables has them."""
+    by_config = {model['Config']: model for model in MODELS}
+    keys = {'multiply-adds, G': 'Multiply-adds (G)',
+            'parameters, M': 'Parameters (M)', 'FPS': 'FPS',
+            'peak memory, MB': 'Memory (MB)', 'J/image': 'Energy (J/im)'}
+    for table in paper.TABLES.values():
+        for row in table:
+            model = by_config[row.config]
+            metrics = model['Results'][0]['Metrics']
+            assert next(iter(metrics.values())) == row.accuracy
+            for title, key in keys.items():
+                if title in row.figures and key in model['Metadata']:
+                    assert model['Metadata'][key] == pytest.approx(
+                        row.figures[title], abs=1), row.name
+
+
+def test_row():
+    cells = model_zoo.row({
+        'Name': 'a', 'Config': 'configs/x/a.py',
+        'Metadata': {
+            'License': 'CC BY-NC 4.0', 'Weights Format': 'detectron2',
+            'Normalization': 'BGR', 'Source': 'https://arxiv.org/abs/1',
+            'Table': 5, 'FPS': 71, 'Hardware': 'TITAN X, CUDA 9.2',
+            'Note': 'mind it'},
+        'Results': [
+            {'Task': 't', 'Dataset': 'COCO', 'Metrics': {
+                'box AP': 42.7, 'box APs': 1.0, 'box AP50': 2.0}},
+            {'Task': 'u', 'Dataset': 'COCO', 'Metrics': {'mask AP': 39.3}}],
+        'Weights': 'https://host/s/1/w.pth?dl=1'})
+    assert cells == (
+        '[a](../configs/x/a.py) (mind it)',
+        'COCO: 42.7 box AP, 39.3 mask AP', '71 FPS, on TITAN X',
+        '[w.pth](https://host/s/1/w.pth?dl=1), detectron2, CC BY-NC 4.0',
+        'BGR', '[paper, Table 5](https://arxiv.org/abs/1)')
+    assert model_zoo.row({'Name': 'b', 'Config': 'b.py'})[1:] == ('–', ) * 5
+
+
+def test_bad_index(tmp_path):
+    index = tmp_path / 'model-index.yml'
+    with pytest.raises(UserError, match='the page needs a line <!-- begin'):
+        update_page('no marks', INDEX)
+    index.write_text('Import: [m.yml]')
+    with pytest.raises(UserError, match='m.yml: cannot be read'):
+        update_page(PAGE, str(index))
+    for content, message in (
+            ('Models: [{Config: a.py}]', 'm.yml: a model has no Name'),
+            ('Models: [{Name: a, In Collection: B}]',
+             "m.yml: a is in the collection 'B', which is not there")):
+        (tmp_path / 'm.yml').write_text(content)
+        with pytest.raises(UserError, match=message):
+            update_page(PAGE, str(index))
