@@ -5,21 +5,17 @@
 # and shifted images (without a validation split). DenseNet drops nothing out
 # on augmented data.
 _base_ = [
+    '../_base_/models/densenet-40_classifier.py',
     'mmpretrain::_base_/datasets/cifar10_bs16.py',
     'mmpretrain::_base_/schedules/cifar10_bs128.py',
     '../_base_/classification_runtime.py'
 ]
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='CIFARNet', arch='DenseNet-40'),
-    neck=dict(type='GlobalAveragePooling'),
-    # 16 channels of the stem and 3 x 12 layers of 12.
-    head=dict(
-        type='LinearClsHead', num_classes=10, in_channels=448,
-        loss=dict(type='CrossEntropyLoss')))
 
-# 8 GPUs x 8 = 64 images.
-train_dataloader = dict(batch_size=8)
+# 8 GPUs x 8 = 64 images. The data are in data/cifar10; with download=True
+# mmpretrain fetches them.
+train_dataloader = dict(batch_size=8, dataset=dict(download=False))
+val_dataloader = dict(dataset=dict(download=False))
+test_dataloader = val_dataloader
 optim_wrapper = dict(optimizer=dict(nesterov=True))
 param_scheduler = dict(milestones=[150, 225])
 train_cfg = dict(max_epochs=300)
