@@ -1,4 +1,4 @@
-"""Evaluate a detector: ``tools/test.py CONFIG CHECKPOINT [options]``.
+"""Evaluate a model: ``tools/test.py CONFIG CHECKPOINT [options]``.
 
 The options are those of mmdet 3.3.0's ``tools/test.py``; what they do, and
 where it differs, is in ``vovnet/runtime/launch.py``.
@@ -15,7 +15,8 @@ from vovnet.runtime import launch
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Evaluate a detector')
+    parser = argparse.ArgumentParser(
+        description='Evaluate a detector or a classifier')
     launch.add_config_options(parser)
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     launch.add_run_options(parser)
@@ -26,7 +27,8 @@ def parse_args() -> argparse.Namespace:
         '--show', action='store_true', help='show predictions in a window')
     parser.add_argument(
         '--show-dir', help='save pictures of truth beside predictions to '
-        'this folder, below <work dir>/<time>/')
+        'this folder, below <work dir>/<time>/ (of a classifier: <work dir>/)'
+    )
     parser.add_argument(
         '--wait-time', type=float, default=2,
         help='seconds that a shown picture stays')

@@ -1,4 +1,4 @@
-"""Train a detector: ``tools/train.py CONFIG [options]``.
+"""Train a detector or a classifier: ``tools/train.py CONFIG [options]``.
 
 The options are those of mmdet 3.3.0's ``tools/train.py``; what they do, and
 where it differs, is in ``vovnet/runtime/launch.py``.
@@ -15,7 +15,8 @@ from vovnet.runtime import launch
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a detector')
+    parser = argparse.ArgumentParser(
+        description='Train a detector or a classifier')
     launch.add_config_options(parser)
     launch.add_run_options(parser)
     parser.add_argument(

@@ -12,15 +12,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
-from vovnet.datasets import PAIR_CLASSES, SHAPE_CLASSES, make_shape_folders
+from vovnet.datasets import SHAPE_CLASSES, TEN_CLASSES, make_shape_folders
 from vovnet.errors import one_line
 
 EXAMPLES = """examples:
   # the set of configs/demo/classifier_vovnet-27-slim_shapes.py
   python tools/dataset_converters/make_shape_folders.py data/shape_folders
-  # ten classes, pairs of shapes, as large as CIFAR-10's pictures
-  python tools/dataset_converters/make_shape_folders.py data/shape_pairs \\
-      --size 32 --classes pairs
+  # ten classes, one or two of each shape, as large as CIFAR-10's pictures
+  python tools/dataset_converters/make_shape_folders.py data/shapes_ten \\
+      --size 32 --classes ten
   # two classes of your choice
   python tools/dataset_converters/make_shape_folders.py data/two \\
       --classes star circle+star
@@ -46,9 +46,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, metavar='K',
                         help='seed of the set (default: %(default)s)')
     parser.add_argument('--classes', nargs='+', default=SHAPE_CLASSES,
-                        metavar='NAME', help='"pairs" for the ten pairs of '
-                        f'shapes, or any of: {", ".join(SHAPE_CLASSES)}, also '
-                        'joined by + (default: these)')
+                        metavar='NAME', help='"ten" for one or two of each '
+                        f'shape, or any of: {", ".join(SHAPE_CLASSES)}, also '
+                        'joined by +, as circle+star (default: these)')
     parser.add_argument('--force', action='store_true',
                         help='replace a set that this tool made earlier')
     return parser.parse_args()
@@ -57,8 +57,8 @@ def parse_args() -> argparse.Namespace:
 @one_line()
 def main() -> None:
     args = parse_args()
-    if args.classes == ['pairs']:
-        args.classes = PAIR_CLASSES
+    if args.classes == ['ten']:
+        args.classes = TEN_CLASSES
     # Stopped in either way, it takes its unfinished folder along.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A log file gets a line every now and then, a terminal a moving bar.

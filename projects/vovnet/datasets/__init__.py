@@ -1,5 +1,5 @@
 """Generated data sets and transforms."""
-from .shape_folders import PAIR_CLASSES, draw_picture, make_shape_folders
+from .shape_folders import TEN_CLASSES, draw_picture, make_shape_folders
 from .shapes import (
     SHAPE_CLASSES,
     Scene,
@@ -11,7 +11,7 @@ from .shapes import (
 from .transforms import KeepDifficultObjects
 
 __all__ = [
-    'KeepDifficultObjects', 'PAIR_CLASSES', 'SHAPE_CLASSES', 'Scene', 'Shape',
+    'KeepDifficultObjects', 'SHAPE_CLASSES', 'Scene', 'Shape', 'TEN_CLASSES',
     'draw_picture', 'draw_scene', 'make_shape_folders', 'make_shapes',
     'trace_polygons'
 ]

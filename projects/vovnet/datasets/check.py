@@ -44,6 +44,8 @@ def check_datasets(cfg: dict,
     seconds and the images less than one on a local disk (measured at a tenth
     of that size).
 
+    A classifier's data sets are those of :mod:`.check_folders`.
+
     Args:
         cfg: A whole config.
         splits: Which of its data loaders to check.
@@ -55,18 +57,21 @@ def check_datasets(cfg: dict,
         UserError: If a file is missing or broken, a split is empty, or
             classes, annotations and heads do not agree.
     """
+    if cfg.get('default_scope') == 'mmpretrain':
+        from .check_folders import check_classification
+        return check_classification(cfg, splits)
     warnings, parsed = [], {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
-        for data in _leaves(loader.get('dataset')):
+        for data in leaves(loader.get('dataset')):
             kind = DATASETS.get(data['type']) if isinstance(
                 data['type'], str) else data['type']
             read = _reader(kind)
-            if read is None or _is_remote(data):
+            if read is None or is_remote(data):
                 continue
             where = f'{split}_dataloader'
             classes = _classes(kind, data, where)
-            _check_heads(cfg.get('model', {}), classes, where)
+            check_heads(cfg.get('model', {}), classes, where)
             key = str(data)  # the validation split is often the test split
             if key not in parsed:
                 parsed[key] = read(data, where)
@@ -83,15 +88,15 @@ def check_datasets(cfg: dict,
     return list(dict.fromkeys(warnings))
 
 
-def _leaves(data: Any) -> Iterator[dict]:
-    """The data sets inside wrappers."""
+def leaves(data: Any) -> Iterator[dict]:
+    """The configs of the data sets inside wrappers."""
     if isinstance(data, (list, tuple)):
         for part in data:
-            yield from _leaves(part)
+            yield from leaves(part)
     elif isinstance(data, dict):
         inner = data.get('dataset') or data.get('datasets')
         if inner:
-            yield from _leaves(inner)
+            yield from leaves(inner)
         elif 'type' in data:
             yield data
 
@@ -103,7 +108,8 @@ def _reader(kind: Any) -> Any:
             XMLDataset.load_data_list: _read_voc}.get(load)
 
 
-def _is_remote(data: dict) -> bool:
+def is_remote(data: dict) -> bool:
+    """Whether a data set is read from elsewhere than a local disk."""
     places = [data.get('data_root'), data.get('ann_file'),
               *(data.get('data_prefix') or {}).values()]
     return bool(data.get('backend_args')) or any(
@@ -131,7 +137,7 @@ def _classes(kind: type, data: dict, where: str) -> list[str]:
     return list(classes)
 
 
-def _check_heads(model: dict, classes: list[str], where: str,
+def check_heads(model: dict, classes: list[str], where: str,
                  path: str = 'model') -> None:
     """Every head must tell apart as many classes as the data has."""
     count = model.get('num_classes')
@@ -140,7 +146,7 @@ def _check_heads(model: dict, classes: list[str], where: str,
             and any(name.endswith('head') for name in names)
             and not {'rpn_head', 'semantic_head'} & set(names)):
         raise UserError(f'{path}.num_classes is {count}, but {where} has '
-                        f'{len(classes)} classes ({_some(classes)}); set it '
+                        f'{len(classes)} classes ({some(classes)}); set it '
                         f'to {len(classes)}')
     for key, value in model.items():
         parts = enumerate(value) if isinstance(value, (list, tuple)) else [
@@ -148,10 +154,11 @@ def _check_heads(model: dict, classes: list[str], where: str,
         for number, part in parts:
             if isinstance(part, dict):
                 name = key if number is None else f'{key}.{number}'
-                _check_heads(part, classes, where, f'{path}.{name}')
+                check_heads(part, classes, where, f'{path}.{name}')
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Names for a message: the first ten, and how many more there are."""
     more = f' and {len(names) - 10} more' if len(names) > 10 else ''
     return (', '.join(map(str, names[:10])) or 'none') + more
 
@@ -295,11 +302,11 @@ def _check_classes(found: _Annotations, classes: list[str], where: str,
     those left out that the config does not name. A config that names others,
     or in another order, would give every box a neighbour's name.
     """
-    both = f'{found.file} has: {_some(found.names)}'
+    both = f'{found.file} has: {some(found.names)}'
     absent = [name for name in classes if name not in found.names]
     if found.names and len(absent) == len(classes):
         raise UserError(
-            f'{where}: no class of the config ({_some(classes)}) is in the '
+            f'{where}: no class of the config ({some(classes)}) is in the '
             f'annotations ({both}); set metainfo.classes to these names')
     if not ordered:
         # VOC has no list of classes. One that never occurs beside others
@@ -307,12 +314,12 @@ def _check_classes(found: _Annotations, classes: list[str], where: str,
         others = [name for name in found.names if name not in classes]
         if absent and others and where.startswith('train'):
             raise UserError(
-                f'{where}: no object is called {_some(absent)}, but some are '
-                f'called {_some(others)} ({both}); correct metainfo.classes')
+                f'{where}: no object is called {some(absent)}, but some are '
+                f'called {some(others)} ({both}); correct metainfo.classes')
         return
     if absent:
         raise UserError(
-            f'{where}: the annotations have no category for {_some(absent)} '
+            f'{where}: the annotations have no category for {some(absent)} '
             f'({both}); add it to the file or take it out of '
             'metainfo.classes')
     in_file = [name for name in found.names if name in classes]
@@ -334,9 +341,9 @@ def _check_filled(found: _Annotations, classes: list[str], where: str,
     if len(unused) == len(classes):
         raise UserError(
             f'{where}: {found.file} lists {len(found.images)} images, but no '
-            f'object of the classes {_some(classes)}; annotate them')
+            f'object of the classes {some(classes)}; annotate them')
     return [f'{where}: {found.file} has no object of the classes '
-            f'{_some(unused)}'] if unused else []
+            f'{some(unused)}'] if unused else []
 
 
 def _check_evaluators(evaluators: Sequence[dict], found: _Annotations,

@@ -8,7 +8,6 @@ in the order of their names.
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 import cv2
@@ -25,13 +24,13 @@ from .shapes import (
     write_once,
 )
 
-PAIR_CLASSES = tuple(map('+'.join, combinations(sorted(SHAPE_CLASSES), 2)))
-"""Ten classes: the pairs of two different shapes."""
+TEN_CLASSES = (*SHAPE_CLASSES, *(f'{name}+{name}' for name in SHAPE_CLASSES))
+"""Ten classes: one of each shape, and two."""
 
 _GENERATOR = 'vovnet.datasets.make_shape_folders'
 # To be raised when the same settings come to give other files.
 _VERSION = 1
-# Scenes drawn for one picture; of two shapes one in four is as wanted.
+# Scenes drawn for one picture; of two different shapes one in four will do.
 _DRAWS = 128
 # A picture is the square around its shapes, so many times as wide as they.
 _MARGINS = (1.1, 1.5)
@@ -102,7 +101,7 @@ def make_shape_folders(root: str | Path,
         size (int): Side of the square pictures in px, at least 16.
         seed (int): Seed of the set, at least 0.
         classes (Sequence[str]): As :func:`draw_picture` takes them, such as
-            ``SHAPE_CLASSES`` or ``PAIR_CLASSES``.
+            ``SHAPE_CLASSES`` or ``TEN_CLASSES``.
         force (bool): Replace a set that this function made earlier. Other
             files are never touched.
         progress (Callable): Wraps the list of pictures to be drawn, such as

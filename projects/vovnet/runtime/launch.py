@@ -1,7 +1,9 @@
 """From a command line to a runner: what the tools have in common.
 
+Detectors of mmdet and, by their ``default_scope``, classifiers of mmpretrain.
 The options and what they do are those of mmdet 3.3.0 (``tools/train.py``,
-``tools/test.py``, read and not copied). What differs:
+``tools/test.py``; those of mmpretrain 1.2.0 for its own parts; read and not
+copied). What differs:
 
 - mistakes are looked for before anything is built or written, and end with
   one line (:mod:`vovnet.errors`);
@@ -26,6 +28,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -288,29 +291,43 @@ def prepare_test(cfg: Config, checkpoint: str, *, show: bool = False,
     """
     cfg.load_from, cfg.resume = checkpoint, False
     if show or show_dir:
+        classifies = _classifies(cfg)
+        hook = 'VisualizationHook' if classifies else 'DetVisualizationHook'
         if 'visualization' not in cfg.get('default_hooks', {}):
             raise UserError('--show, --show-dir: the config has no hook that '
                             'draws; set default_hooks.visualization='
-                            "dict(type='DetVisualizationHook')")
+                            f"dict(type='{hook}')")
         cfg.default_hooks.visualization.update(
-            draw=True, show=show, wait_time=wait_time, test_out_dir=show_dir)
+            show=show, wait_time=wait_time, **(
+                dict(enable=True, interval=1, out_dir=show_dir and
+                     os.path.join(cfg.work_dir, show_dir)) if classifies else
+                dict(draw=True, test_out_dir=show_dir)))
     if tta:
         _add_tta(cfg)
 
 
+def _classifies(cfg: Config) -> bool:
+    """Whether a config is of mmpretrain, not of mmdet."""
+    return cfg.get('default_scope') == 'mmpretrain'
+
+
 def _add_tta(cfg: Config) -> None:
-    """Wrap model and pipeline as mmdet does for ``--tta``."""
+    """Wrap model and pipeline as mmdet and mmpretrain do for ``--tta``."""
     data = cfg.test_dataloader.dataset
     leaf = data
     while 'dataset' in leaf:
         leaf = leaf.dataset
-    model = cfg.get('tta_model') or dict(
-        type='DetTTAModel',
-        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5),
-                     max_per_img=100))
-    pack = dict(type='PackDetInputs', meta_keys=(
-        'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
-        'flip', 'flip_direction'))
+    if _classifies(cfg):
+        model, pack = dict(type='AverageClsScoreTTA'), leaf.pipeline[-1]
+    else:
+        model = dict(
+            type='DetTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5),
+                         max_per_img=100))
+        pack = dict(type='PackDetInputs', meta_keys=(
+            'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
+            'flip', 'flip_direction'))
+    model = cfg.get('tta_model') or model
     flips = [dict(type='RandomFlip', prob=prob) for prob in (1., 0.)]
     leaf.pipeline = cfg.get('tta_pipeline') or [
         *leaf.pipeline[:-1],
@@ -355,8 +372,12 @@ def test(cfg: Config, out: str | None = None) -> dict:
         check_work_dir(os.path.dirname(out) or '.', '--out')
     runner = _build_runner(cfg, ('test', ), 'test')
     if out is not None:
-        from mmdet.evaluation import DumpDetResults
-        runner.test_evaluator.metrics.append(DumpDetResults(out))
+        if _classifies(cfg):
+            dump = DumpResults(out)
+        else:
+            from mmdet.evaluation import DumpDetResults
+            dump = DumpDetResults(out)
+        runner.test_evaluator.metrics.append(dump)
     return _run(runner.test, cfg.work_dir)
 
 
