@@ -16,13 +16,15 @@ from mmengine.fileio import get_file_backend
 from torch import Tensor
 
 from ..errors import UserError
+from .classifier import to_classifier
 from .match import get_state_dict
 from .safe_load import load_file
 from .weights import Weights, read_weights, to_scheme
 
 # What the converter offers: a naming scheme, and what to put before it.
 TARGETS = dict(
-    mmengine=('mmengine', ''), timm=('timm', ''), authors=('authors', ''),
+    mmengine=('mmengine', ''), mmpretrain=('mmengine', 'backbone.'),
+    timm=('timm', ''), authors=('authors', ''),
     detectron2=('authors', 'backbone.bottom_up.'),
     mmdet3d=('authors', 'img_backbone.'), pytorchcv=('pytorchcv', ''),
     **{'vision-toolbox': ('vision-toolbox', '')})
@@ -64,7 +66,7 @@ def convert(source: str, target: str, to: str = 'mmengine',
         target: The new file. In this project's names it is ``{meta,
             state_dict}`` and says what the weights assume; in others' a bare
             state dict, as those libraries expect.
-        to: A key of :data:`TARGETS`.
+        to: A key of :data:`TARGETS`; 'mmpretrain' gives a whole classifier.
         prefix: As for ``read_weights``.
 
     Returns:
@@ -77,12 +79,14 @@ def convert(source: str, target: str, to: str = 'mmengine',
     """
     weights = read_weights(source, prefix)
     try:
-        state = to_scheme(weights, *TARGETS[to])
+        state = (to_classifier(weights) if to == 'mmpretrain' else
+                 to_scheme(weights, *TARGETS[to]))
     except UserError as error:
         raise UserError(f'{source}: {error}') from error
-    meta = dict(arch=weights.arch, source=os.path.basename(source),
-                scheme=weights.scheme) if to == 'mmengine' else None
-    save_weights(state, target, meta)
+    ours = TARGETS[to][0] == 'mmengine'
+    save_weights(state, target, dict(
+        arch=weights.arch, source=os.path.basename(source),
+        scheme=weights.scheme) if ours else None)
     return weights
 
 
