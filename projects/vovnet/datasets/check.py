@@ -110,8 +110,9 @@ def _reader(kind: Any) -> Any:
 
 def is_remote(data: dict) -> bool:
     """Whether a data set is read from elsewhere than a local disk."""
+    prefix = data.get('data_prefix') or {}  # a text in mmpretrain
     places = [data.get('data_root'), data.get('ann_file'),
-              *(data.get('data_prefix') or {}).values()]
+              *(prefix.values() if isinstance(prefix, dict) else [prefix])]
     return bool(data.get('backend_args')) or any(
         '://' in place for place in places if isinstance(place, str))
 

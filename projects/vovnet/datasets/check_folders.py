@@ -41,7 +41,7 @@ def check_classification(cfg: dict,
         UserError: If files are missing, a class has no images, or classes,
             splits and model do not agree.
     """
-    warnings, training = [], None
+    warnings, training, fetched = [], None, set()
     for split in splits:
         where = f'{split}_dataloader'
         for data in leaves((cfg.get(where) or {}).get('dataset')):
@@ -49,7 +49,12 @@ def check_classification(cfg: dict,
             if dataset is None:
                 continue
             if isinstance(dataset, CIFAR10):
-                _check_cifar(dataset, where)
+                # What is downloaded for one split is there for the next.
+                root = os.path.normpath(dataset.data_prefix['root'])
+                if dataset.download:
+                    fetched.add(root)
+                elif root not in fetched:
+                    _check_cifar(dataset, root, where)
                 classes = list(dataset.CLASSES)
             elif dataset.ann_file:
                 classes, odd = _read_labels(
@@ -79,11 +84,9 @@ def _open(data: dict) -> Any:
     return dataset if getattr(dataset, 'with_label', True) else None
 
 
-def _check_cifar(dataset: CIFAR10, where: str) -> None:
-    """Its files must be there, unless mmpretrain is to download them."""
-    if dataset.download:
-        return
-    root, name = dataset.data_prefix['root'], type(dataset).__name__
+def _check_cifar(dataset: CIFAR10, root: str, where: str) -> None:
+    """Its files must be there, since nobody has asked to download them."""
+    name = type(dataset).__name__
     remedy = (f'download and unpack {dataset.url} there, or let mmpretrain '
               f'do it: --cfg-options {where}.dataset.download=True')
     for file, md5 in dataset.train_list + dataset.test_list:

@@ -150,6 +150,8 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join(
         '.', 'work_dirs', Path(args.config).stem)
     check_work_dir(cfg.work_dir)
+    if _classifies(cfg):
+        _set_loaders(cfg)
     if cfg.launcher != 'none':
         atexit.register(_leave_group)
     if torch.cuda.is_available():
@@ -167,6 +169,14 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
         type='MMDistributedDataParallel', device_ids=None,
         broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
+def _set_loaders(cfg: Config) -> None:
+    """Make batches as mmpretrain's tools do: images stacked by workers."""
+    for split in ('train', 'val', 'test'):
+        if loader := cfg.get(f'{split}_dataloader'):
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('pin_memory', torch.cuda.is_available())
 
 
 _succeeded = False  # what this process was started for
@@ -292,6 +302,9 @@ def prepare_test(cfg: Config, checkpoint: str, *, show: bool = False,
     cfg.load_from, cfg.resume = checkpoint, False
     if show or show_dir:
         classifies = _classifies(cfg)
+        if classifies and tta:
+            raise UserError('--show, --show-dir: mmpretrain draws no images '
+                            'that --tta has multiplied; leave one out')
         hook = 'VisualizationHook' if classifies else 'DetVisualizationHook'
         if 'visualization' not in cfg.get('default_hooks', {}):
             raise UserError('--show, --show-dir: the config has no hook that '
