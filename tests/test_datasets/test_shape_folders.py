@@ -156,10 +156,17 @@ def test_other_settings_need_force(root, tmp_path):
     (dict(classes=('hexagon', )), 'circle, or circle.star'),
     (dict(classes=('star', 'star')), 'each once'),
     (dict(classes=()), 'one or more'),
-    (dict(classes=('+'.join(30 * ['circle']), )), 'no room in 32 px'),
 ])
 def test_bad_arguments(tmp_path, wrong, said):
     with pytest.raises(UserError, match=said):
         make_shape_folders(tmp_path / 'set', **{
             **dict(num_train=1, num_val=1, size=16), **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_shapes_than_there_is_room_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(shape_folders, '_DRAWS', 2)
+    with pytest.raises(UserError, match='no room in 32 px; ask for fewer'):
+        make_shape_folders(tmp_path / 'set', 1, 1, 16, classes=(
+            '+'.join(30 * ['circle']), ))
     assert not list(tmp_path.iterdir())
