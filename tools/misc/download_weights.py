@@ -41,8 +41,13 @@ def main() -> None:
             print(f'{name}  [{entry.licence}]  {entry.url}')
         return
     entry, path = download_weights(args.name, args.index, args.out_dir)
-    print(f'{path}\nlicence: {entry.licence}; in a config: '
-          f"init_cfg=dict(type='Pretrained', checkpoint='{path}')")
+    if entry.format == 'detectron2':
+        use = ('next: python tools/model_converters/detectron2_to_mmdet.py '
+               f'{path} {entry.config} DST.pth')
+    else:
+        use = ("in a config's backbone: init_cfg=dict(type='Pretrained', "
+               f"checkpoint='{path}')")
+    print(f'{path}\nlicence: {entry.licence}; {use}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Other people's weights, and one's own: read as data, never as code."""
+from .detectron2 import convert_detectron2, load_detectron2
 from .dialect import Dialect, Normalization
 from .download import fetch
 from .match import Match, get_state_dict, load_whole, match
@@ -15,7 +16,8 @@ from .weights import Weights, interpret, read_weights, to_scheme
 __all__ = [
     'PUBLISHED', 'SAFE_GLOBALS', 'SCHEMES', 'TARGETS', 'Dialect', 'Match',
     'Normalization', 'PretrainedVoVNet', 'Published', 'Weights', 'convert',
-    'download_weights', 'fetch', 'get_state_dict', 'interpret', 'load_file',
-    'load_whole', 'match', 'publish', 'read_index', 'read_metafiles',
-    'read_weights', 'timm_file', 'to_scheme', 'update_page'
+    'convert_detectron2', 'download_weights', 'fetch', 'get_state_dict',
+    'interpret', 'load_detectron2', 'load_file', 'load_whole', 'match',
+    'publish', 'read_index', 'read_metafiles', 'read_weights', 'timm_file',
+    'to_scheme', 'update_page'
 ]

@@ -1,0 +1,41 @@
+"""Make a checkpoint of mmdet from a detector of detectron2.
+
+``detectron2_to_mmdet.py SRC CONFIG DST``, for Faster and Mask R-CNN of
+vovnet-detectron2, FCOS of AdelaiDet and the box branch of centermask2
+(:mod:`vovnet.checkpoints.detectron2`).
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+import vovnet  # noqa: F401 -- before mmdet
+from vovnet.checkpoints import convert_detectron2
+from vovnet.errors import one_line
+from vovnet.runtime import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Convert a detector of detectron2')
+    parser.add_argument('src', help='the file of the authors, or its URL')
+    parser.add_argument(
+        'config', help='of the same detector, such as configs/faster_rcnn/'
+        'faster-rcnn_vovnetv2-39_fpn_d2-3x_coco.py')
+    parser.add_argument('dst', help='the new file')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    found = convert_detectron2(
+        args.src, launch.load_config(args.config), args.dst)
+    print(f'{args.src}: {found.backbone}')
+    print(f'{args.dst}: {found}')
+    print(f'next: python tools/test.py {args.config} {args.dst}')
+
+
+if __name__ == '__main__':
+    main()
