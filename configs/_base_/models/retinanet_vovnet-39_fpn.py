@@ -3,10 +3,7 @@
 # ImageNet weights and nothing is frozen; in a single process MMEngine makes
 # it batch norm.
 #
-# To start from ImageNet weights with this project's tensor names:
-#   --cfg-options model.backbone.init_cfg.type=Pretrained \
-#                 model.backbone.init_cfg.checkpoint=FILE
-# and, for a whole classifier, model.backbone.init_cfg.prefix=backbone.
+# docs/weights.md says how to start from ImageNet weights.
 _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
 model = dict(
     backbone=dict(
