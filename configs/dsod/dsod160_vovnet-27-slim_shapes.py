@@ -18,7 +18,7 @@ model = dict(
             type='SSDAnchorGenerator',
             scale_major=False,
             input_size=160,
-            # VOC's sizes for 300 px, halved: shapes are of 20 to 90 px.
+            # VOC's sizes for 300 px, at 160: shapes are of 20 to 90 px.
             min_sizes=[16, 32, 59, 86, 113, 140],
             max_sizes=[32, 59, 86, 113, 140, 167],
             # Maps of 20, 10, 5, 3, 2 and 1 px.

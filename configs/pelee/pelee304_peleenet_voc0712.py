@@ -1,7 +1,7 @@
 # Pelee: 70.9 mAP (VoVNet paper's Table 2 and its own). 120k iterations of 32
-# images, the rate of 0.005 divided by 10 after 80k and 100k, from ImageNet
-# weights; neither distortion of colours nor expansion
-# (Robert-JunWang/Pelee@033dfd6, train_voc.py).
+# images, the rate of 0.005 divided by 10 after 80k and 100k; neither colours
+# are distorted nor images expanded (Robert-JunWang/Pelee@033dfd6,
+# train_voc.py). It starts from ImageNet weights there, from random ones here.
 _base_ = [
     '../_base_/models/dsod300_vovnet-27-slim.py',
     '../_base_/datasets/voc0712_ssd300.py', '../_base_/iter_based_runtime.py',

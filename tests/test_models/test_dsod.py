@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from caffe_reference import centre, detect, encode, iou, match, multibox_loss
+from caffe_reference import detect, encode, iou, match, multibox_loss
+from mmdet.models.dense_heads import SSDHead
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
@@ -389,14 +390,21 @@ def test_a_batch_without_objects_costs_nothing_and_has_a_gradient():
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_priors_outside_of_the_image_learn():
-    """With Caffe's 300 px step mmdet would leave 12 of 16 priors out."""
-    model = head()
-    anchors, flags = model.get_anchors([(m, m) for m in MAPS], [META],
-                                       device='cpu')
-    assert len(anchors[0][2]) == 3 * 3 * 6
-    assert centre(anchors[0][2].numpy())[:, 0].max() == 100
+def test_priors_outside_of_the_image_learn(config):
+    """Three of the last scale's four cells begin where the image has ended."""
+    model = build_network(
+        config('dsod300_vovnet-27-slim_voc0712')).bbox_head
+    meta = dict(img_shape=(300, 300), pad_shape=(300, 300))
+    sizes = [(m, m) for m in VOVNET_MAPS]
+    _, theirs = SSDHead.get_anchors(model, sizes, [meta], device='cpu')
+    assert theirs[0][-1].tolist() == [True] * 4 + [False] * 12
+    anchors, flags = model.get_anchors(sizes, [meta], device='cpu')
     assert all(level.all() for level in flags[0])
+    # A box on one of them, which no other prior overlaps as much.
+    box = anchors[0][-1][15:]
+    objects = InstanceData(bboxes=box, labels=torch.tensor([3]))
+    labels, *_ = model.get_targets(anchors, flags, [objects], [meta])
+    assert labels[-1][0, 15] == 3
 
 
 @pytest.mark.parametrize('most, thr', [(200, 0.01), (20, 0.3)])

@@ -8,8 +8,12 @@
 #   --cfg-options model.backbone.init_cfg.type=Pretrained \
 #                 model.backbone.init_cfg.checkpoint=FILE \
 #                 model.backbone.stem=strided model.backbone.residual=True
-# and, for a whole classifier, model.backbone.init_cfg.prefix=backbone.
-init_cfg = None
+# or, in a config of your own,
+#   _base_ = 'refinedet320_vovnet-39_coco.py'
+#   init_cfg = dict(type='Pretrained', checkpoint='FILE')
+#   model = dict(backbone=dict(
+#       init_cfg=init_cfg, stem='strided', residual=True))
+# docs/weights.md says what FILE can be.
 in_channels = (512, 768, 1024)
 multibox = dict(
     assigner=dict(
@@ -31,8 +35,7 @@ model = dict(
     backbone=dict(
         type='VoVNet',
         arch='V1-39',
-        out_indices=(1, 2, 3),
-        init_cfg=init_cfg),
+        out_indices=(1, 2, 3)),
     neck=dict(
         type='RefineDetNeck',
         in_channels=in_channels,

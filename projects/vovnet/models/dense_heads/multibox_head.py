@@ -8,10 +8,10 @@ read, not copied). The layers and the mining are those of mmdet 3.3.0's
 
 - it cannot predict: its base class asks for a ``loss_cls`` that it has not
   (open-mmlab/mmdetection#11780);
-- priors with a centre outside of the image take no part in the loss;
+- priors of cells that begin outside of the image take no part in the loss;
 - an image without objects counts as one match in the losses' denominator.
 
-What is left of Caffe: it does not clip detections to the image.
+One difference from Caffe is left: detections are clipped to the image.
 """
 import torch
 from mmdet.models.dense_heads import SSDHead
@@ -27,7 +27,8 @@ class MultiBoxHead(SSDHead):
 
     Made to go with ``BipartiteMaxIoUAssigner`` and ``PseudoSampler``. One
     option of ``test_cfg`` has another meaning than in mmdet: ``nms_pre`` is
-    the number of boxes of each class that enter NMS, from all levels.
+    the number of boxes of each class that enter NMS, from all levels (all
+    boxes if it is missing or not positive).
 
     Args:
         *args: As mmdet's ``SSDHead`` takes them.
@@ -102,7 +103,7 @@ class MultiBoxHead(SSDHead):
             for levels, width in ((cls_score_list, self.cls_out_channels),
                                   (bbox_pred_list, 4)))
         scores, labels, index = best_of_each_class(
-            scores.softmax(-1)[:, :-1], cfg.score_thr, cfg.nms_pre)
+            scores.softmax(-1)[:, :-1], cfg.score_thr, cfg.get('nms_pre', 0))
         bboxes = self.bbox_coder.decode(
             torch.cat(mlvl_priors)[index], deltas[index],
             max_shape=img_meta['img_shape'])
@@ -118,11 +119,13 @@ def best_of_each_class(scores: Tensor, score_thr: float,
     Args:
         scores (Tensor): Of n boxes for each class, (n, classes).
         score_thr (float): Only larger scores are chosen.
-        most (int): Number of boxes of a class that are chosen at most.
+        most (int): Number of boxes of a class that are chosen at most; all
+            if it is not positive.
 
     Returns:
         tuple[Tensor]: Scores, classes and indices of the boxes, (m, ) each.
     """
-    best, boxes = scores.topk(min(most, len(scores)), dim=0)
+    most = min(most, len(scores)) if most > 0 else len(scores)
+    best, boxes = scores.topk(most, dim=0)
     chosen = best > score_thr
     return best[chosen], chosen.nonzero()[:, 1], boxes[chosen]

@@ -316,7 +316,7 @@ class RefineDetHead(BaseDenseHead):
                 probs * keep[..., None], flatten(odm_reg, 4),
                 self.arm_rpn_head.refine_anchors(arm_reg), batch_img_metas):
             scores, labels, index = best_of_each_class(
-                image, cfg.score_thr, cfg.nms_pre)
+                image, cfg.score_thr, cfg.get('nms_pre', 0))
             bboxes = self.odm_head.bbox_coder.decode(
                 torch.cat(anchors)[index], deltas[index],
                 max_shape=meta['img_shape'])
