@@ -104,9 +104,9 @@ def _cost(metadata: Mapping[str, Any]) -> str:
 
 def _weights(url: str | None, metadata: Mapping[str, Any]) -> str:
     if url:
-        file = os.path.basename(url.partition('?')[0])
-        return (f'[{file}]({url}), {metadata["Weights Format"]}, '
-                f'{metadata["License"]}')
+        file = (f'[{os.path.basename(url.partition("?")[0])}]({url})'
+                if url.startswith('http') else f'`{url}`')
+        return f'{file}, {metadata["Weights Format"]}, {metadata["License"]}'
     if caffe := metadata.get('Caffe Weights'):
         return f'[Caffe]({caffe}), not read here'
     return ''
