@@ -12,12 +12,17 @@ DEMO_DIR := work_dirs/demo
 COMPARE_DIR := work_dirs/compare
 DEMO_CHECKPOINT := $(DEMO_DIR)/epoch_3.pth
 
-.PHONY: help setup demo demo-clean compare table2 table4 test lint lock
+STUDY_DIR := work_dirs/study
+STUDY_NETWORKS := densenet-40 osa-12-20 osa-5-43
+
+.PHONY: help setup demo demo-clean compare table2 table4 study study-clean \
+	test lint lock
 
 help:
 	@echo 'make demo   train, evaluate and draw a small detector (setup + 6 minutes)'
 	@echo 'make compare  VoVNet beside ResNet and DenseNet: speed, memory, energy (setup + 3 minutes)'
 	@echo 'make table2  the lightweight detectors of the paper, its figures beside them; make table4 the large ones'
+	@echo 'make study  the paper'"'"'s dense and one-shot networks trained side by side, reduced (setup + at most 20 minutes)'
 	@echo 'make test   lint and the whole test suite (setup + 3 to 5 minutes)'
 	@echo 'make lint   style only'
 	@echo 'make setup  the environment alone (2 to 4 minutes, 6 GB)'
@@ -72,6 +77,29 @@ table4: setup
 	@$(VENV) tools/analysis_tools/benchmark.py --paper table4 \
 		--nms out --overwrite --out $(COMPARE_DIR)/table4.md \
 		$(COMPARE_DIR)/table4.json --plot $(COMPARE_DIR)/table4 $(ARGS)
+
+# The CIFAR-10 study at a reduced scale. A network that is trained, in whole or
+# in part, is not trained again: what was interrupted goes on.
+study: setup
+	@echo 'study: [1/3] ten classes of generated pictures, data/shapes_ten (usually 15 seconds)'
+	@$(VENV) tools/dataset_converters/make_shape_folders.py \
+		data/shapes_ten --size 32 --classes ten --num-train 200 \
+		--num-val 100 $(STUDY_DATA_ARGS)
+	@echo 'study: [2/3] training $(STUDY_NETWORKS)'
+	@for name in $(STUDY_NETWORKS); do \
+		$(VENV) tools/train.py configs/cifar/$${name}_shapes.py \
+			--work-dir $(STUDY_DIR)/$$name --resume \
+			$(STUDY_TRAIN_ARGS) || exit; \
+	done
+	@echo 'study: [3/3] accuracy, computation, time and memory, Figure 2'
+	@$(VENV) tools/analysis_tools/cifar_study.py \
+		$(STUDY_NETWORKS:%=configs/cifar/%_shapes.py) \
+		--checkpoints $(foreach name,$(STUDY_NETWORKS),$$(cat $(STUDY_DIR)/$(name)/last_checkpoint)) \
+		--names DenseNet-40 OSA-12/20 OSA-5/43 --out-dir $(STUDY_DIR) $(ARGS)
+	@echo 'Start over   make study-clean study'
+
+study-clean:
+	rm -rf $(STUDY_DIR) data/shapes_ten
 
 lint: setup
 	@echo 'lint: ruff'

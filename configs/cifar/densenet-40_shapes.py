@@ -13,7 +13,7 @@ _base_ = [
 
 # 8 epochs x 2000 pictures / 64 = 250 iterations.
 max_epochs = 8
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(max_epochs=max_epochs, val_interval=4)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_epochs
 auto_scale_lr = dict(base_batch_size=64)

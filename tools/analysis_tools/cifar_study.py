@@ -1,0 +1,80 @@
+"""The paper's CIFAR-10 study: ``cifar_study.py CONFIG ... --checkpoints ...``.
+
+Sets trained classifiers side by side: accuracy, computation, memory access
+cost, time and memory of a training step, and the weights of Figure 2
+(:mod:`vovnet.analysis.study`). `make study` trains three small ones for it.
+"""
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # the profiler's
+import torch
+from rich.console import Console
+
+import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+from vovnet.analysis import study
+from vovnet.analysis.networks import load_any_config
+from vovnet.errors import UserError, one_line
+from vovnet.runtime import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Set trained classifiers side by side',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    launch.add_config_options(parser, several=True)
+    parser.add_argument('--checkpoints', nargs='+', default=[],
+                        metavar='FILE', help='weights of each config')
+    parser.add_argument('--names', nargs='+', default=[], metavar='NAME',
+                        help='of each config (default: of the file)')
+    parser.add_argument('--out-dir', default='work_dirs/study', metavar='DIR',
+                        help='study.md, study.json, figure2.png, figure2.csv')
+    parser.add_argument('--shape', type=int, nargs=2, default=[32, 32],
+                        metavar='PX', help='height and width of an image')
+    parser.add_argument('--batch-size', type=int, metavar='N',
+                        help="images of a step (default: the config's)")
+    parser.add_argument('--device', default='cuda' if
+                        torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--repeats', type=int, default=3, metavar='N',
+                        help='turns in which steps are timed')
+    parser.add_argument('--seconds', type=float, default=2., metavar='S',
+                        help='length of a turn')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    names = args.names or [Path(config).stem for config in args.configs]
+    if not len(args.configs) == len(args.checkpoints) == len(names) > 0:
+        raise UserError(
+            f'{len(args.configs)} configs, {len(args.checkpoints)} '
+            f'--checkpoints, {len(names)} --names: give one of each for '
+            'every network')
+    launch.check_work_dir(args.out_dir, '--out-dir')
+    networks = [
+        study.Trained(name, load_any_config(config, args.cfg_options), file)
+        for name, config, file in zip(names, args.configs, args.checkpoints)]
+    console = Console()
+    found = study.study(
+        networks, args.out_dir, args.device, args.batch_size, args.shape,
+        args.repeats, args.seconds, lambda text: console.print(
+            text, style='dim', highlight=False))
+    console.print(study.terminal_table(found))
+    for line in study.LEGEND:
+        console.print(line, highlight=False)
+    table, numbers = (Path(args.out_dir, f'study.{suffix}')
+                      for suffix in ('md', 'json'))
+    table.write_text(study.markdown(found))
+    numbers.write_text(json.dumps(found.to_dict(), indent=1))
+    for file in table, numbers, *study.draw_figure2(networks, args.out_dir):
+        print(file)
+
+
+if __name__ == '__main__':
+    main()
