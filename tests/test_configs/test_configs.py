@@ -208,10 +208,15 @@ def test_config_learns_and_detects(name, load):
     total, _ = model.parse_losses(losses)
     assert total.isfinite() and total > 0
     total.backward()
-    for name, weight in model.backbone.named_parameters():
-        # Batch norm may keep the scales it came with; nothing else may.
-        if weight.requires_grad or '.bn.' not in name:
-            assert weight.grad is not None and weight.grad.any(), name
+    frozen = ('stem', 'stage2', 'stage3', 'stage4', 'stage5')[
+        :cfg.model.backbone.get('frozen_stages', -1) + 1]
+    for part, weight in model.backbone.named_parameters():
+        # Batch norm may keep the scales it came with.
+        if part.split('.')[0] in frozen or '.bn.' in part and \
+                not weight.requires_grad:
+            assert weight.grad is None, part
+        else:
+            assert weight.grad is not None and weight.grad.any(), part
     model.eval()
     with torch.inference_mode():
         found = model.test_step(batch)
