@@ -1,4 +1,5 @@
 """The tools on mmpretrain's classifiers, and what comes of their weights."""
+import json
 import pickle
 import re
 import shutil
@@ -151,6 +152,37 @@ def test_two_processes(classifier, tmp_path):
     # 15 pictures, 5 at a time in each of two processes.
     assert '[1][2/2]' in run.stdout
     assert (tmp_path / 'work_dirs/tiny/epoch_1.pth').is_file()
+
+
+STUDY = 'tools/analysis_tools/cifar_study.py'
+
+
+def test_study(classifier, run_tool, tmp_path):
+    config, work_dir, trained = classifier
+    run = run_tool(
+        tmp_path, STUDY, config, '--checkpoints', work_dir / 'epoch_1.pth',
+        '--names', 'mine', '--out-dir', 'here', '--device', 'cpu',
+        '--repeats', '1', '--seconds', '0.01', '--batch-size', '3')
+    assert accuracy(run) == accuracy(trained)
+    stored = json.loads((tmp_path / 'here/study.json').read_text())
+    result, = stored['results']
+    assert result['accuracy'] == pytest.approx(accuracy(trained))
+    assert stored['conditions']['images of a step'] == '3'
+    table = (tmp_path / 'here/study.md').read_text()
+    assert f'| accuracy, % | {result["accuracy"]:.1f} |' in table
+    for name in ('study.md', 'study.json', 'figure2.png', 'figure2.csv'):
+        assert (tmp_path / 'here' / name).stat().st_size > 100
+        assert f'here/{name}' in run.stdout.splitlines()
+
+
+@pytest.mark.parametrize('args, parts', [
+    (['a.py', 'b.py', '--checkpoints', 'a.pth'],
+     ['2 configs, 1 --checkpoints', 'one of each']),
+    ([], ['0 configs']),
+    (['a.py', '--checkpoints', 'a.pth'], ['a.py', 'no such file']),
+])
+def test_mistakes_in_a_study(args, parts, run_tool, tmp_path):
+    error_line(run_tool(tmp_path, STUDY, *args), *parts)
 
 
 # -- mistakes ---------------------------------------------------------------

@@ -170,7 +170,8 @@ def study(networks: Sequence[Trained], work_dir: str, device: str = 'cpu',
         times = measure_latency(
             steps, where, repeats, seconds, max_warm_up=10.)
     return Study(
-        [Result(n.name, *found, PAPER.get(n.cfg.model.backbone.get('arch')))
+        [Result(n.name, *found, PAPER.get(
+            str(n.cfg.model.backbone.get('arch'))))
          for n, *found in zip(networks, accuracies, costs, times, memories)],
         {'images of a step': ', '.join(map(str, sorted(set(sizes)))),
          'image, px': 'x'.join(map(str, shape)),
