@@ -312,6 +312,36 @@ def test_pretrain_and_fine_tune(write_config, tmp_path, monkeypatch):
     assert not any(torch.equal(before[k], after[k]) for k in weights)
 
 
+@pytest.mark.parametrize('recipe', ['8xb32', '8xb256-rsb-a2-300e'])
+def test_recipes_of_imagenet(recipe, folders, run_tool, tmp_path):
+    """As they are, on pictures in ImageNet's layout; then a test."""
+    root = tmp_path / 'data/imagenet'
+    (root / 'meta').mkdir(parents=True)
+    for split in ('train', 'val'):
+        (root / split).symlink_to(folders / split)
+        files = sorted((folders / split).glob('*/*.jpg'))[::3]
+        (root / f'meta/{split}.txt').write_text(''.join(
+            f'{file.parent.name}/{file.name} {100 * i}\n'
+            for i, file in enumerate(files)))
+    config = f'configs/imagenet/vovnetv2-19-slim-dw_{recipe}_in1k.py'
+    small = [f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
+             for key in ('batch_size=3', 'num_workers=0')]
+    small += ['train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
+    run = run_tool(tmp_path, 'tools/train.py', config, '--cfg-options', *small)
+    trained = accuracy(run)
+    work_dir, = (tmp_path / 'work_dirs').iterdir()
+    saved = load_file(work_dir / 'epoch_1.pth')
+    raw = saved.get('ema_state_dict')
+    assert (raw is not None) == ('rsb' in recipe)
+    if raw:
+        # What is tested, and given to a detector, is the average.
+        key = 'backbone.stem.0.conv.weight'
+        assert not torch.equal(saved['state_dict'][key], raw[f'module.{key}'])
+    run = run_tool(tmp_path, 'tools/test.py', config,
+                   work_dir / 'epoch_1.pth', '--cfg-options', *small)
+    assert accuracy(run) == trained
+
+
 @pytest.fixture
 def imagenet(tmp_path):
     """Eight photographs in ImageNet's layout, to be labelled."""
