@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from torch import nn
 
@@ -83,12 +84,15 @@ def test_initialisation_is_densenets(network):
 @pytest.mark.parametrize('arch', cifar_arch_settings)
 def test_trains_in_mmpretrain(arch):
     from mmpretrain.structures import DataSample
-    model = MODELS.build(dict(
-        type='ImageClassifier', backbone=dict(type='CIFARNet', arch=arch),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=10,
-                  in_channels=CIFARNet(arch).out_channels[0],
-                  loss=dict(type='CrossEntropyLoss'))))
+
+    # Other tests of the process may have left mmdet's scope.
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(dict(
+            type='ImageClassifier', backbone=dict(type='CIFARNet', arch=arch),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=10,
+                      in_channels=CIFARNet(arch).out_channels[0],
+                      loss=dict(type='CrossEntropyLoss'))))
     assert isinstance(model.backbone, ROOT_MODELS.get('CIFARNet'))
     model.init_weights()
     samples = [DataSample().set_gt_label(i) for i in range(2)]

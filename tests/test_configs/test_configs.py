@@ -22,7 +22,7 @@ CLASSIFIERS = ('cifar/*', 'imagenet/*', '*/classifier_*')
 # A user's copies in custom/ are called my_*, and are the user's business.
 FILES = sorted(f for f in CONFIGS.rglob('*.py')
                if '_base_' not in f.parts and not f.name.startswith('my_')
-               # Those have tests of their own, in test_classifiers.py.
+               # Those have tests of their own, in test_classifier_configs.py.
                and not any(map(f.match, CLASSIFIERS)))
 NAMES = [str(f.relative_to(CONFIGS)) for f in FILES]
 

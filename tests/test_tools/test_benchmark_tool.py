@@ -30,8 +30,9 @@ def test_two_configs(run_tool, config, tmp_path):
     table = [[cell.strip() for cell in line.strip('│ ').split('│')]
              for line in run.stdout.splitlines() if line.startswith('│')]
     assert [row[0] for row in table] == ['tiny', 'R18']
-    assert table[0][1] == f'{found.params / 1e6:.2f}'
-    assert table[0][3] == f'{found.memory_access_cost / 1e6:.1f}'
+    assert [row[1] for row in table] == ['64x32', '64x32']
+    assert table[0][2] == f'{found.params / 1e6:.2f}'
+    assert table[0][4] == f'{found.memory_access_cost / 1e6:.1f}'
     said = ' '.join(run.stdout.split())
     for text in ('n/a', 'noise of 64x32 px', 'threads: 1', 'torch: 2',
                  'FLOPs are twice as many', 'as the VoVNet paper counts'):
