@@ -1,6 +1,7 @@
 """The CIFAR-10 study: what is found of a classifier is so."""
 import json
 import math
+import re
 from pathlib import Path
 
 import vovnet  # noqa: F401  isort: skip  # first, for mmcv's operators
@@ -16,7 +17,7 @@ from vovnet.analysis.aggregation_weights import (
 )
 from vovnet.analysis.latency import Latency
 from vovnet.analysis.memory import measure_memory
-from vovnet.analysis.networks import build_network
+from vovnet.analysis.networks import build_network, config_complexity
 from vovnet.analysis.study import (
     Result,
     Study,
@@ -103,6 +104,22 @@ def test_costs_are_the_papers(found):
     assert (dense.paper.accuracy, osa.paper.accuracy) == (94.76, 94.56)
     assert dense.paper.memory_access_cost == 3.7e6
     assert osa.paper.memory_access_cost == 2.5e6
+
+
+def test_the_page_counts_so():
+    page = (CONFIGS.parents[1] / 'docs/cifar_study.md').read_text()
+    rows = re.findall(
+        r'\| (\S+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|\n', page)
+    assert [row[0] for row in rows] == [
+        'DenseNet-40', 'OSA-12/20', 'OSA-5/43']
+    for name, *shown in rows:
+        config = name.lower().replace('/', '-')
+        for data in ('shapes', '8xb8_cifar10'):
+            cost = config_complexity(Config.fromfile(
+                CONFIGS / f'{config}_{data}.py'), [32]).total
+            counts = cost.params, cost.macs, cost.memory_access_cost
+            assert [f'{c / 1e6:.{d}f}' for c, d in zip(
+                counts, (3, 1, 2))] == shown
 
 
 def test_steps_are_timed(found):

@@ -1,4 +1,5 @@
 """The timm configs' images beside those of timm's own transform."""
+import re
 from pathlib import Path
 
 import vovnet  # noqa: F401  isort: skip  # first, for mmcv's operators
@@ -48,6 +49,16 @@ def photographs(tmp_path_factory):
 
 def test_every_config_is_here():
     assert {f.stem for f in CONFIGS.glob('*_timm_*')} == set(NAMES)
+
+
+def test_the_page_shows_these_sizes():
+    page = (CONFIGS.parents[1] / 'docs/imagenet.md').read_text()
+    rows = re.findall(r'\| `(\S+_timm_\S+)` \|.*\| (\d+) \| (\d+) \|', page)
+    assert [row[0] for row in rows] == list(NAMES)
+    for name, side, crop in rows:
+        _, resize, cut, _ = Config.fromfile(
+            CONFIGS / f'{name}.py').test_pipeline
+        assert (resize.scale, cut.crop_size) == (int(side), int(crop))
 
 
 @pytest.mark.parametrize('name', NAMES)
