@@ -95,7 +95,8 @@ study: setup
 	@$(VENV) tools/analysis_tools/cifar_study.py \
 		$(STUDY_NETWORKS:%=configs/cifar/%_shapes.py) \
 		--checkpoints $(foreach name,$(STUDY_NETWORKS),$$(cat $(STUDY_DIR)/$(name)/last_checkpoint)) \
-		--names DenseNet-40 OSA-12/20 OSA-5/43 --out-dir $(STUDY_DIR) $(ARGS)
+		--names DenseNet-40 OSA-12/20 OSA-5/43 --out-dir $(STUDY_DIR) \
+		--batch-size 64 $(ARGS)
 	@echo 'Start over   make study-clean study'
 
 study-clean:
