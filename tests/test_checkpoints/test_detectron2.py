@@ -15,9 +15,9 @@ from torchvision.models import _meta
 sys.path.insert(0, str(Path(__file__).parent))
 import detectron2_reference as d2
 
-import vovnet.runtime  # noqa: F401  # registers whole files
 from vovnet.checkpoints import (
     convert_detectron2,
+    detectron2,
     load_detectron2,
     load_file,
     load_whole,
@@ -315,3 +315,11 @@ def test_each_published_detector_has_a_config():
         arch = size[1] + size[2].replace('_', '-')
         assert f'vovnetv2-{arch}_' in entry.config
         assert ('fpnlite' in file) == ('fpnlite' in entry.config), name
+
+
+def test_a_file_with_proposals_for_a_detector_without():
+    with pytest.raises(UserError, match='a.pkl: is a detector with region '
+                       'proposals, the config builds Linear'):
+        detectron2._check_anchors(
+            torch.nn.Linear(1, 1), 'proposal_generator.anchor_generator.'
+            'cell_anchors.0', torch.zeros(3, 4), 'a.pkl')

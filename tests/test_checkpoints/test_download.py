@@ -11,7 +11,8 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from vovnet.checkpoints import download, fetch
+from vovnet.checkpoints import download, fetch, metafiles
+from vovnet.checkpoints.published import PUBLISHED
 from vovnet.errors import UserError
 
 
@@ -246,3 +247,19 @@ def test_full_disk_is_not_the_networks_fault(server, cache, weights,
         OSError(28, 'No space left on device')))
     with pytest.raises(OSError, match='No space left'):
         fetch(server.url + 'w.pth')
+
+
+@pytest.mark.parametrize('content', [
+    b'Access denied: try again later', b'<head><title>Dropbox</title>',
+    b'\xef\xbb\xbf<body>gone</body>'])
+def test_what_no_checksum_tells_is_found_out(monkeypatch, tmp_path, content):
+    """Weights by name are read once before anybody is told of success."""
+    file = tmp_path / 'a.pth'
+    file.write_bytes(content)
+    name, entry = next((key, value) for key, value in PUBLISHED.items()
+                       if not value.url.startswith('timm://'))
+    monkeypatch.setattr(metafiles, 'fetch', lambda *args: str(file))
+    with pytest.raises(UserError, match='removed from the cache') as error:
+        metafiles.download_weights(name, 'model-index.yml')
+    assert entry.url in str(error.value)
+    assert not file.exists()

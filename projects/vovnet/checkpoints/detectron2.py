@@ -204,6 +204,10 @@ def _check_pixels(model: nn.Module, tensors: Mapping[str, Tensor],
 def _check_anchors(model: nn.Module, key: str, anchors: Tensor,
                    source: str) -> None:
     """The config must have the anchors that are saved in the file."""
+    if not hasattr(model, 'rpn_head'):
+        raise UserError(
+            f'{source}: is a detector with region proposals, the config '
+            f'builds {type(model).__name__}; give the config that matches')
     level = int(_ANCHORS.fullmatch(key)[1])
     own = model.rpn_head.prior_generator.base_anchors
     if level >= len(own) or own[level].shape != anchors.shape or \

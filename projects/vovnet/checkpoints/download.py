@@ -139,12 +139,14 @@ def unwrapped(path: str) -> str | io.BytesIO:
 def not_weights(path: str) -> str | None:
     """Recognise what is often saved in place of weights, or return None."""
     with open(path, 'rb') as file:
-        head = file.read(200).lstrip().lower()
+        start = file.read(200)
+    head = start.removeprefix(b'\xef\xbb\xbf').lstrip().lower()
     if not head:
         return 'is empty (0 bytes); copy or download it again'
     if head.startswith(b'version https://git-lfs'):
         return 'is a Git LFS pointer, not the file; run `git lfs pull`'
-    if head.startswith((b'<!doctype', b'<html', b'<?xml')):
+    # No pickle, no zip begins so; a safetensors file may, with its length.
+    if head.startswith(b'<') and start[8:9] != b'{':
         return ('is a web page, not a checkpoint; download it again with the '
                 'direct link')
     return None

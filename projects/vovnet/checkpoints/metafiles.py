@@ -13,6 +13,7 @@ import yaml
 from ..errors import UserError
 from .download import fetch
 from .published import PUBLISHED, Published
+from .safe_load import load_download
 from .timm_hub import timm_file
 
 
@@ -34,7 +35,9 @@ def download_weights(name: str, index: str, folder: str | None = None
     """
     entry = find_weights(name, index)
     if not entry.url.startswith('timm://'):
-        return entry, fetch(entry.url, entry.checksum, folder)
+        path = fetch(entry.url, entry.checksum, folder)
+        load_download(path, entry.url)  # where no checksum has told
+        return entry, path
     path = timm_file(model := entry.url.removeprefix('timm://'))
     if folder:
         os.makedirs(folder, exist_ok=True)

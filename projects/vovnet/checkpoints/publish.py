@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.fileio import get_file_backend
 from torch import Tensor
 
 from ..errors import UserError
@@ -20,6 +19,7 @@ from .classifier import to_classifier
 from .match import get_state_dict
 from .safe_load import load_file
 from .weights import Weights, read_weights, to_scheme
+from .whole_file import WholeFileBackend
 
 # What the converter offers: a naming scheme, and what to put before it.
 TARGETS = dict(
@@ -137,6 +137,4 @@ def _compact(value: Any) -> Any:
 def _write(content: bytes, path: str) -> None:
     if not os.path.basename(path) or os.path.isdir(path):
         raise UserError(f'{path}: is a folder; name a file')
-    # Registered by vovnet.runtime.
-    get_file_backend(path, backend_args=dict(backend='whole_file')).put(
-        content, path)
+    WholeFileBackend().put(content, path)

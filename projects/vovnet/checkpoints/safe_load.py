@@ -168,6 +168,23 @@ def _load_url(url: str, model_dir: str | None = None, map_location: Any = None,
     """
     url, _, checksum = url.partition('#sha256=')
     path = fetch(url, checksum or CHECKSUMS.get(url, ''), model_dir, progress)
+    return load_download(path, url, map_location)
+
+
+def load_download(path: str, url: str, map_location: Any = None) -> Any:
+    """Read a file that was downloaded, and remove it if it cannot be read.
+
+    Args:
+        path: Where it is.
+        url: Where it came from.
+        map_location: As for :func:`load_file`.
+
+    Returns:
+        As :func:`load_file` does.
+
+    Raises:
+        UserError: As :func:`load_file` does.
+    """
     try:
         return load_file(path, map_location, url)
     except UserError as error:

@@ -1,5 +1,6 @@
 """How training and testing are run: hooks for configs, steps for tools."""
-from .checkpoint_hook import WholeCheckpointHook, WholeFileBackend
+from ..checkpoints.whole_file import WholeFileBackend
+from .checkpoint_hook import WholeCheckpointHook
 from .cpu import ChannelsLastHook
 from .load_check_hook import LoadCheckHook
 from .resume_hook import ExactResumeHook
