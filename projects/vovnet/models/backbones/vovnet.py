@@ -19,7 +19,6 @@ Other libraries' weights are read by what ``vovnet.checkpoints`` registers.
 """
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -31,6 +30,8 @@ from mmengine.registry import FUNCTIONS, MODELS, WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from ..recompute import Segment, recompute
 
 
 class Arch(NamedTuple):
@@ -86,6 +87,7 @@ arch_settings: dict[str, Arch] = {
 STEM_STRIDES = dict(pooled=(2, 1, 1), strided=(2, 1, 2))
 RESIDUAL_CHOICES = (False, True, 'same-width')
 ESE_CHOICES = ('none', 'last', 'all')
+CHECKPOINTS = ('pointwise', 'block')
 POOLS = dict(ceil=dict(ceil_mode=True), padded=dict(padding=1))
 
 
@@ -173,6 +175,13 @@ class OSABlock(nn.Module):
         y = self.ese(self.aggregation(torch.cat(features, dim=1)))
         return y + x if self.residual else y
 
+    def segment(self) -> Segment:
+        """Describe the block for :func:`vovnet.models.recompute.recompute`."""
+        parts = [] if self.reduction is None else [(self.reduction, False)]
+        parts += [(layer, True) for layer in self.layers]
+        return Segment(self, parts, self.aggregation,
+                       getattr(self.ese, 'fc', None), self.residual)
+
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, depthwise: bool,
             norm_cfg: dict, act_cfg: dict) -> nn.Module:
@@ -184,26 +193,6 @@ def conv3x3(in_channels: int, out_channels: int, stride: int, depthwise: bool,
         in_channels, out_channels, 3, stride, 1, bias=False,
         dw_norm_cfg=None, dw_act_cfg=None,
         pw_norm_cfg=norm_cfg, pw_act_cfg=act_cfg)
-
-
-@contextmanager
-def scratch_buffers(module: nn.Module):
-    """Let ``module`` write to copies of its buffers.
-
-    A checkpointed forward runs twice, and only the first run may move the
-    running statistics of batch norm. Copies, since autograd wants to find the
-    same tensors saved in both runs.
-    """
-    owners = [m for m in module.modules() if m.training and m._buffers]
-    buffers = [dict(m._buffers) for m in owners]
-    for owner in owners:
-        for name, buffer in owner._buffers.items():
-            owner._buffers[name] = None if buffer is None else buffer.clone()
-    try:
-        yield
-    finally:
-        for owner, originals in zip(owners, buffers):
-            owner._buffers.update(originals)
 
 
 @MODELS.register_module()
@@ -262,9 +251,13 @@ class VoVNet(BaseModule):
             needs ``num_groups=16``: 32 does not divide their widths.
         norm_eval (bool): Keep all batch norm layers in eval mode in training.
         act_cfg (dict): Config of the activations.
-        with_cp (bool): Keep only the input of each OSA block in training and
-            recompute the rest in the backward pass. Outputs, gradients and
-            batch norm buffers stay what they are without it.
+        with_cp (bool | str): What training keeps for the backward pass.
+            False keeps everything; 'pointwise' the inputs of the blocks and
+            what the convolutions give, from which norms, activations, eSE and
+            concatenations are recomputed; 'block' only the inputs of the stem
+            and of the blocks, so that the convolutions run twice. Outputs,
+            gradients and batch norm buffers stay what they are. True is
+            'block', for configs from before there was a choice.
         init_cfg (dict | list, optional): Kaiming initialisation by default.
             ``type='Pretrained'`` takes the options of
             :class:`vovnet.checkpoints.PretrainedVoVNet`: weights of any
@@ -299,7 +292,7 @@ class VoVNet(BaseModule):
         norm_cfg: dict = dict(type='BN'),  # noqa: B006
         norm_eval: bool = False,
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
-        with_cp: bool = False,
+        with_cp: bool | str = False,
         init_cfg: dict | Sequence[dict] | None = None,
         out_features: Sequence[str] | None = None,
     ) -> None:
@@ -331,6 +324,7 @@ class VoVNet(BaseModule):
         _check_choice('residual', residual, RESIDUAL_CHOICES)
         _check_choice('ese', ese, ESE_CHOICES)
         _check_choice('pool', pool, tuple(POOLS))
+        _check_choice('with_cp', with_cp, (False, True, *CHECKPOINTS))
         _check_choice('frozen_stages', frozen_stages,
                       range(-1, num_stages + 1))
         for index in out_indices:
@@ -340,7 +334,7 @@ class VoVNet(BaseModule):
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.with_cp = with_cp
+        self.with_cp = 'block' if with_cp is True else with_cp
 
         cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.stem = nn.Sequential()
@@ -397,21 +391,24 @@ class VoVNet(BaseModule):
             tuple[Tensor]: For each of ``out_indices`` a map
             (N, out_channels[i], ~H / strides[i], ~W / strides[i]).
         """
-        x = self.stem(x)
+        x = self._run(self.stem, x)
         outs = []
         for i, name in enumerate(self.stage_names):
             for module in getattr(self, name):
-                if self.with_cp and isinstance(module, OSABlock) and \
-                        torch.is_grad_enabled():
-                    x = checkpoint(
-                        module, x, use_reentrant=False,
-                        context_fn=lambda m=module:
-                        (nullcontext(), scratch_buffers(m)))
-                else:
-                    x = module(x)
+                x = self._run(module, x)
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)
+
+    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Run a stem, a block or a pool, and keep what ``with_cp`` says."""
+        if not self.with_cp or not torch.is_grad_enabled():
+            return module(x)
+        if isinstance(module, nn.MaxPool2d):  # its indices are int64
+            return checkpoint(module, x, use_reentrant=False)
+        segment = module.segment() if isinstance(module, OSABlock) else \
+            Segment(module, [(module, False)])
+        return recompute(segment, x, self.with_cp == 'pointwise')
 
     def train(self, mode: bool = True) -> 'VoVNet':
         """Set the mode; frozen stages and, if asked, norms stay in eval."""

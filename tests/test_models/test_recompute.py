@@ -1,0 +1,373 @@
+"""VoVNet's ``with_cp`` against the plain network."""
+import copy
+import os
+import pickle
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vovnet.models import VoVNet
+
+MODES = ('pointwise', 'block')
+TINY = dict(num_blocks=(1, 2), num_layers=2, stage_channels=(8, 12),
+            aggregated_channels=(16, 24), stem_channels=(8, 8, 12))
+V1 = dict(arch=TINY)
+V2 = dict(arch=TINY, stem='strided', residual=True, ese='all')
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def build(with_cp=False, **options):
+    """The same network for the same options, with statistics that matter."""
+    torch.manual_seed(1)
+    model = VoVNet(**options, with_cp=with_cp)
+    for module in model.modules():
+        if getattr(module, 'running_mean', None) is not None:
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) and \
+                module.weight is not None:
+            nn.init.uniform_(module.weight, -0.5, 1.5)
+            nn.init.normal_(module.bias)
+    return model.train()
+
+
+def loss_of(outs):
+    """Something whose gradient differs from pixel to pixel."""
+    return sum((o * torch.linspace(-1, 1, o.numel()).view_as(o).to(o)).sum()
+               for o in outs)
+
+
+def state(model, *inputs):
+    """Gradients and buffers."""
+    grads = {n: p.grad for n, p in model.named_parameters()}
+    grads.update(enumerate(x.grad for x in inputs))
+    return grads, dict(model.named_buffers())
+
+
+def step(model, x):
+    """A training forward and backward: outputs, gradients, buffers."""
+    outs = model(x)
+    loss_of(outs).backward()
+    return outs, *state(getattr(model, 'module', model), x)
+
+
+def assert_same(want, got, tolerance=1e-5):
+    """Outputs and buffers are equal, gradients but for rounding."""
+    for a, b in zip(want[0], got[0], strict=True):
+        assert torch.equal(a, b)
+    assert_same_state(want[1:], got[1:], tolerance)
+
+
+def assert_same_state(want, got, tolerance=1e-5):
+    for name, a in want[0].items():
+        b = got[0][name]
+        assert (a is None) == (b is None), name
+        if a is not None:
+            assert a.dtype == b.dtype
+            assert (a - b).abs().max() <= tolerance * a.abs().max(), name
+    assert want[1].keys() == got[1].keys()
+    for name, a in want[1].items():
+        assert torch.equal(a, got[1][name]), name
+
+
+CASES = {
+    'V1': V1,
+    'V2': V2,
+    'ese_last': dict(V2, ese='last'),
+    'residual_in_first': dict(arch=dict(TINY, aggregated_channels=(12, 24)),
+                              residual='same-width'),
+    'V2-39': dict(arch='V2-39'),
+    'depthwise': dict(arch='V2-19-slim-dw'),
+    'bottleneck': dict(V1, bottleneck=True),
+    'one_output': dict(V2, out_indices=(1, )),
+    'frozen_stem': dict(V2, frozen_stages=0),
+    'frozen': dict(V2, frozen_stages=1),
+    'norm_eval': dict(V2, norm_eval=True),
+    'frozen_norm': dict(V2, norm_cfg=dict(type='BN', requires_grad=False)),
+    'gn': dict(V2, norm_cfg=dict(type='GN', num_groups=4)),
+    'in': dict(V2, norm_cfg=dict(type='IN')),
+    'syncbn': dict(V2, norm_cfg=dict(type='SyncBN'), norm_eval=True),
+    'no_norm': dict(V2, norm_cfg=None),
+    'no_momentum': dict(V2, norm_cfg=dict(type='BN', momentum=None)),
+    'no_affine': dict(V2, norm_cfg=dict(type='BN', affine=False)),
+    'no_running': dict(
+        V2, norm_cfg=dict(type='BN', track_running_stats=False)),
+    'silu': dict(V2, act_cfg=dict(type='SiLU')),
+    'prelu': dict(V2, act_cfg=dict(type='PReLU')),
+    'leaky_without_norm': dict(
+        V2, norm_cfg=None, act_cfg=dict(type='LeakyReLU')),
+}
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('case', CASES)
+def test_nothing_changes(case, mode):
+    """Not in the second step either, whose gradients are added."""
+    plain, saving = build(**CASES[case]), build(mode, **CASES[case])
+    for _ in range(2):
+        x = torch.randn(2, 3, 64, 64)
+        assert_same(step(plain, x.clone().requires_grad_()),
+                    step(saving, x.clone().requires_grad_()))
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('dtype, tolerance', [
+    (torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
+@pytest.mark.parametrize('norm_cfg', [
+    dict(type='BN'), dict(type='GN', num_groups=4)], ids=['bn', 'gn'])
+def test_under_autocast(mode, dtype, tolerance, norm_cfg):
+    found = []
+    for with_cp in (False, mode):
+        model = build(with_cp, **V2, norm_cfg=norm_cfg)
+        with torch.autocast('cpu', dtype):
+            outs = model(torch.ones(2, 3, 64, 64).tril().requires_grad_())
+        loss_of(o.float() for o in outs).backward()
+        found.append((outs, *state(model)))
+    assert found[0][0][0].dtype == dtype
+    assert_same(*found, tolerance)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_in_double_precision(mode):
+    x = torch.randn(2, 3, 64, 64, dtype=torch.double)
+    assert_same(step(build(**V2).double(), x),
+                step(build(mode, **V2).double(), x), 1e-13)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_channels_last(mode):
+    x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    plain, saving = (
+        step(build(with_cp, **V2).to(memory_format=torch.channels_last), x)
+        for with_cp in (False, mode))
+    assert_same(plain, saving)
+    assert saving[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_two_forwards_before_the_backwards(mode):
+    xs = torch.randn(3, 2, 3, 64, 64)
+
+    def run(model):
+        first, second = model(xs[0]), model(xs[1])
+        model.eval()
+        with torch.no_grad():
+            third = model(xs[2])
+        # Backward in eval mode: what counts is how the forward ran.
+        loss_of(second).backward()
+        loss_of(first).backward()
+        return (*first, *second, *third), *state(model)
+
+    assert_same(run(build(**V2)), run(build(mode, **V2)))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_two_losses_of_one_forward(mode):
+    x = torch.randn(2, 3, 64, 64)
+
+    def run(model):
+        outs = model(x)
+        outs[0].square().mean().backward(retain_graph=True)
+        loss_of(outs).backward()
+        return outs, *state(model)
+
+    assert_same(run(build(**V2)), run(build(mode, **V2)))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_weights_that_are_passed_in(mode):
+    """The backward pass takes the weights that the forward pass had."""
+    x = torch.randn(2, 3, 64, 64)
+    found = []
+    for with_cp in (False, mode):
+        model = build(with_cp, **V2)
+        given = {n: (p.detach() * 1.1).requires_grad_()
+                 for n, p in model.named_parameters()}
+        outs = functional_call(model, given, (x, ))
+        loss_of(outs).backward()
+        assert all(p.grad is None for p in model.parameters())
+        found.append((outs, {n: p.grad for n, p in given.items()},
+                      dict(model.named_buffers())))
+    assert_same(*found)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_weights_that_changed_are_an_error(mode):
+    model = build(mode, **V2)
+    loss = loss_of(model(torch.randn(2, 3, 64, 64)))
+    with torch.no_grad():
+        model.stage3.block1.layers[0].conv.weight.mul_(2)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        loss.backward()
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_no_second_derivative(mode):
+    model = build(mode, **V2)
+    x = torch.randn(2, 3, 64, 64, requires_grad=True)
+    dx, = torch.autograd.grad(loss_of(model(x)), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='differentiate twice'):
+        dx.sum().backward()
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_hooks_are_called(mode):
+    """Modules with hooks run as modules; hooks on weights are called once."""
+    x = torch.randn(2, 3, 64, 64)
+    found = []
+    for with_cp in (False, mode):
+        model = build(with_cp, **V2)
+        seen, grads = [], []
+        model.stage3.block1.layers[0].register_forward_hook(
+            lambda module, args, out, to=seen: to.append(out.detach()))
+        model.stage3.block2.layers[0].bn.weight.register_hook(
+            lambda grad, to=grads: to.append(grad))
+        found.append(step(model, x))
+        assert len(grads) == 1
+        assert len(seen) == (2 if with_cp == 'block' else 1)
+        assert all(torch.equal(out, seen[0]) for out in seen)
+    assert_same(*found)
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions of maps that are larger than a pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default:
+            self.count += args[0].shape[-1] > 1
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize('mode, again', [
+    (False, 0), ('pointwise', 0), ('block', 39)])
+def test_which_convolutions_run_again(mode, again):
+    """V2-39: 3 in the stem, 6 in each of 6 blocks."""
+    model = build(mode, arch='V2-39')
+    with Convolutions() as forward:
+        outs = model(torch.randn(2, 3, 64, 64))
+    with Convolutions() as backward:
+        loss_of(outs).backward()
+    assert (forward.count, backward.count) == (39, again)
+
+
+def kept_maps(model, x):
+    """Elements of the maps that autograd has packed, each map once."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    maps = {}
+
+    def pack(t):
+        if t.dim() == 4 and t.shape[-1] > 1 and \
+                t.untyped_storage().data_ptr() not in weights:
+            maps[t.untyped_storage().data_ptr()] = t
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        outs = model(x)
+    return sum(t.numel() for t in maps.values()), outs
+
+
+@pytest.mark.parametrize('options', [
+    dict(arch='V2-39'), dict(V1), dict(arch='V2-19-slim-dw')], ids=str)
+def test_which_maps_are_kept(options):
+    """Inputs and convolutions', or inputs alone, by a plain forward."""
+    x = torch.randn(2, 3, 64, 64)
+    plain, count = build(**options), dict(inputs=0, convolutions=0)
+    for module in plain.modules():
+        kind = type(module).__name__
+        if kind in ('OSABlock', 'MaxPool2d') or module is plain.stem:
+            module.register_forward_pre_hook(lambda module, args: count.update(
+                inputs=count['inputs'] + args[0].numel()))
+        elif kind == 'Conv2d':
+            module.register_forward_hook(lambda module, args, out:
+                count.update(convolutions=count['convolutions'] + (
+                    out.numel() if out.shape[-1] > 1 else 0)))
+    plain(x)
+    assert kept_maps(build('block', **options), x)[0] == count['inputs']
+    assert kept_maps(build('pointwise', **options), x)[0] == sum(
+        count.values())
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_compiled(mode):
+    x = torch.randn(2, 3, 64, 64)
+    plain, saving = build(**V2), build(mode, **V2)
+    compiled = torch.compile(saving, backend='aot_eager')
+    want = step(plain, x)
+    outs = compiled(x)
+    loss_of(outs).backward()
+    for a, b in zip(want[0], outs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert_same_state(want[1:], state(saving, x))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_copies_and_weights_are_those_of_a_plain_model(mode):
+    x = torch.randn(2, 3, 64, 64)
+    plain, saving = build(**V2), build(mode, **V2)
+    assert plain.state_dict().keys() == saving.state_dict().keys()
+    loss_of(saving(x)).backward()
+    copies = [copy.deepcopy(saving), pickle.loads(pickle.dumps(saving))]
+    step(plain, x)
+    plain.zero_grad()
+    want = step(plain, x)
+    for model in copies:
+        model.zero_grad()
+        assert_same(want, step(model, x))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_nothing_is_kept_without_gradients(mode):
+    model = build(mode, **V2)
+    with torch.no_grad():
+        kept, outs = kept_maps(model, torch.randn(2, 3, 64, 64))
+    assert kept == 0 and not any(out.requires_grad for out in outs)
+    model.requires_grad_(False)
+    assert not any(out.requires_grad for out in model(torch.ones(2, 3, 64,
+                                                                 64)))
+
+
+def test_true_is_block():
+    assert VoVNet(TINY, with_cp=True).with_cp == 'block'
+
+
+def _ddp_worker(rank, init, results):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=init, rank=rank, world_size=2)
+    torch.manual_seed(1)
+    x = torch.randn(2, 2, 3, 64, 64)[rank]
+    out = []
+    for with_cp in (False, *MODES):
+        ddp = nn.parallel.DistributedDataParallel(build(with_cp, **V2))
+        for _ in range(2):  # the second catches a stale reducer
+            ddp.zero_grad()
+            result = step(ddp, x)
+        out.append(([o.detach() for o in result[0]], *result[1:]))
+    torch.save(out, f'{results}/{rank}.pt')
+    dist.destroy_process_group()
+    os._exit(0)  # vovnet.runtime.launch says why
+
+
+def test_under_ddp(tmp_path):
+    mp.spawn(_ddp_worker, (f'file://{tmp_path}/init', str(tmp_path)), 2)
+    ranks = [torch.load(tmp_path / f'{r}.pt') for r in range(2)]
+    for plain, *saving in ranks:
+        for found in saving:
+            assert_same(plain, found)
+    # DDP did reduce: both ranks hold the same gradients of different inputs.
+    for a, b in zip(*ranks):
+        assert all(torch.equal(g, b[1][n]) for n, g in a[1].items()
+                   if g is not None)
+        assert not torch.equal(a[0][0], b[0][0])
