@@ -63,13 +63,23 @@ def parse_args():
 def main():
     args = parse_args()
     # Stopped in either way, it takes its unfinished folder along.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stops = []
+
+    def stop(number, frame):
+        stops.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     # A log file gets a line every now and then, a terminal a moving bar.
     progress = partial(tqdm, unit=' images', file=sys.stdout,
                        mininterval=0.1 if sys.stdout.isatty() else 5)
     try:
         made = make_shapes(**vars(args), progress=progress)
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt):
+        # Inside NumPy the interrupt can come out as another exception.
+        if not stops:
+            raise
         sys.exit('\nmake_shapes: interrupted, nothing was written')
     print(f'{args.root}: {args.num_train} training and {args.num_val} '
           f'validation images ' + ('written' if made else 'already there'))
