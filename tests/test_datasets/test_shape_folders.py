@@ -74,7 +74,7 @@ def test_a_picture_shows_what_its_class_says(name, monkeypatch):
         side = max(np.ptp(rows), np.ptp(columns)) + 1
         area = (scene.ids > 0).sum()
         share = (picture[..., 0] > 50).mean()
-        cut = min((side * 1.1)**2, 96**2), min((side * 1.5 + 1)**2, 96**2)
+        cut = min((side * 1.1)**2, 48**2), min((side * 1.5 + 1)**2, 48**2)
         assert 0.93 * area / cut[1] < share < 1.07 * area / cut[0]
 
 
@@ -151,7 +151,7 @@ def test_other_settings_need_force(root, tmp_path):
 @pytest.mark.parametrize('wrong, said', [
     (dict(num_train=0), 'num_train is 0'),
     (dict(num_val=-1), 'num_val is -1'),
-    (dict(size=8), 'at least 16'),
+    (dict(size=31), 'at least 32'),
     (dict(seed=-1), 'seed is -1'),
     (dict(classes=('hexagon', )), 'circle, or circle.star'),
     (dict(classes=('star', 'star')), 'each once'),
@@ -160,13 +160,13 @@ def test_other_settings_need_force(root, tmp_path):
 def test_bad_arguments(tmp_path, wrong, said):
     with pytest.raises(UserError, match=said):
         make_shape_folders(tmp_path / 'set', **{
-            **dict(num_train=1, num_val=1, size=16), **wrong})
+            **dict(num_train=1, num_val=1, size=32), **wrong})
     assert not list(tmp_path.iterdir())
 
 
 def test_more_shapes_than_there_is_room_for(tmp_path, monkeypatch):
     monkeypatch.setattr(shape_folders, '_DRAWS', 2)
     with pytest.raises(UserError, match='no room in 32 px; ask for fewer'):
-        make_shape_folders(tmp_path / 'set', 1, 1, 16, classes=(
+        make_shape_folders(tmp_path / 'set', 1, 1, 32, classes=(
             '+'.join(30 * ['circle']), ))
     assert not list(tmp_path.iterdir())

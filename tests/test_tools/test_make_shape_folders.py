@@ -27,7 +27,7 @@ def test_makes_a_set_then_says_that_it_is_there(run_tool, tmp_path):
 
 @pytest.mark.parametrize('args, said', [
     (('--classes', 'hexagon'), 'circle, square, triangle'),
-    (('--size', '8'), 'at least 16'),
+    (('--size', '31'), 'at least 32'),
     ((), 'choose another folder'),
 ])
 def test_mistakes_get_one_line(args, said, run_tool, tmp_path):

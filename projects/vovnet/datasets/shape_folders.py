@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import UserError
 from .shapes import (
+    MIN_SIZE,
     RECORD,
     SHAPE_CLASSES,
     SPLITS,
@@ -43,7 +44,7 @@ def draw_picture(name: str, split: str, index: int, size: int = 64,
     Args:
         name (str): The class: one of ``SHAPE_CLASSES``, or some joined by
             ``+`` (``'circle+star'``). The picture is cut out of a scene of
-            twice its size that holds just these shapes.
+            its size that holds just these shapes.
         split (str): 'train' or 'val'.
         index (int): Number of the picture in its class and split, from 0.
         size (int): Side of the square picture in px.
@@ -58,26 +59,24 @@ def draw_picture(name: str, split: str, index: int, size: int = 64,
     """
     wanted = sorted(name.split('+'))
     for draw in range(index * _DRAWS, (index + 1) * _DRAWS):
-        scene = draw_scene(split, draw, 2 * size, seed, sorted(set(wanted)),
+        scene = draw_scene(split, draw, size, seed, sorted(set(wanted)),
                            len(wanted))
         if sorted(shape.name for shape in scene.shapes) == wanted:
-            return _cut(scene, size, np.random.default_rng([seed, draw]))
-    raise UserError(f'class {name}: its shapes find no room in {2 * size} px; '
+            return _cut(scene, np.random.default_rng([seed, draw]))
+    raise UserError(f'class {name}: its shapes find no room in {size} px; '
                     'ask for fewer of them')
 
 
-def _cut(scene: Scene, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut a square around all shapes and bring it to a size."""
-    whole = len(scene.ids)
+def _cut(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Cut a square around all shapes and bring it to the scene's size."""
+    size = len(scene.ids)
     seen = np.argwhere(scene.ids)
     low, high = seen.min(axis=0), seen.max(axis=0) + 1
     side = (high - low).max() * rng.uniform(*_MARGINS)
-    side = min(int(np.ceil(side)), whole)
-    y, x = rng.integers((high - side).clip(0), low.clip(0, whole - side),
+    side = min(int(np.ceil(side)), size)
+    y, x = rng.integers((high - side).clip(0), low.clip(0, size - side),
                         endpoint=True)
-    return cv2.resize(
-        scene.image[y:y + side, x:x + side], (size, size),
-        interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    return cv2.resize(scene.image[y:y + side, x:x + side], (size, size))
 
 
 def make_shape_folders(root: str | Path,
@@ -98,7 +97,7 @@ def make_shape_folders(root: str | Path,
         root (str | Path): Folder to make; missing, empty or made by this.
         num_train (int): Pictures of each class in 'train', at least 1.
         num_val (int): Pictures of each class in 'val', at least 1.
-        size (int): Side of the square pictures in px, at least 16.
+        size (int): Side of the square pictures in px, at least ``MIN_SIZE``.
         seed (int): Seed of the set, at least 0.
         classes (Sequence[str]): As :func:`draw_picture` takes them, such as
             ``SHAPE_CLASSES`` or ``TEN_CLASSES``.
@@ -116,7 +115,7 @@ def make_shape_folders(root: str | Path,
     """
     check_whole('num_train', num_train, 1)
     check_whole('num_val', num_val, 1)
-    check_whole('size', size, 16)
+    check_whole('size', size, MIN_SIZE)
     check_whole('seed', seed, 0)
     wrong = [name for name in classes
              if not set(name.split('+')) <= set(SHAPE_CLASSES)]
