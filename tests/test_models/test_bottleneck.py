@@ -2,10 +2,31 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_vovnet import ARCHS, TINY, assert_same, step
+from test_vovnet import ARCHS, TINY
 from torch import nn
 
 from vovnet.models import VoVNet
+
+
+def step(model, x):
+    """One training forward and backward: outputs, gradients, buffers."""
+    outs = model(x)
+    sum((o * torch.linspace(-1, 1, o.numel()).view_as(o)).sum()
+        for o in outs).backward()
+    backbone = getattr(model, 'module', model)
+    return ([o.detach() for o in outs],
+            {n: p.grad for n, p in backbone.named_parameters()
+             if p.grad is not None},
+            {n: b.clone() for n, b in backbone.named_buffers()})
+
+
+def assert_same(a, b):
+    for x, y in zip(a[0], b[0], strict=True):
+        assert torch.equal(x, y)
+    for x, y in zip(a[1:], b[1:]):
+        assert x.keys() == y.keys()
+        for key in x:
+            assert torch.equal(x[key], y[key]), key
 
 
 @pytest.fixture(autouse=True)

@@ -288,7 +288,7 @@ def test_initialisation(config):
 def head(num_classes=5, scales=(3, 6, 6), **options):
     """A head on maps of 12, 6 and 3 px for images of 96 px."""
     return MODELS.build(ConfigDict(
-        type='DSODHead', num_classes=num_classes, in_channels=(8, 8, 8),
+        type='mmdet.DSODHead', num_classes=num_classes, in_channels=(8, 8, 8),
         anchor_generator=dict(
             type='SSDAnchorGenerator', scale_major=False, input_size=96,
             min_sizes=[12, 28, 52], max_sizes=[28, 52, 76],
