@@ -35,10 +35,10 @@ def parse_args() -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('root', help='folder to make')
-    parser.add_argument('--num-train', type=int, default=100, metavar='N',
+    parser.add_argument('--num-train', type=int, default=400, metavar='N',
                         help='training pictures of each class '
                         '(default: %(default)s)')
-    parser.add_argument('--num-val', type=int, default=20, metavar='N',
+    parser.add_argument('--num-val', type=int, default=100, metavar='N',
                         help='validation pictures of each class '
                         '(default: %(default)s)')
     parser.add_argument('--size', type=int, default=64, metavar='PX',

@@ -80,8 +80,8 @@ def _cut(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_shape_folders(root: str | Path,
-                       num_train: int = 100,
-                       num_val: int = 20,
+                       num_train: int = 400,
+                       num_val: int = 100,
                        size: int = 64,
                        seed: int = 0,
                        classes: Sequence[str] = SHAPE_CLASSES,
