@@ -16,6 +16,8 @@ max_epochs = 8
 train_cfg = dict(max_epochs=max_epochs, val_interval=4)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_epochs
+# adamw_small.py's rate is for 8 pictures a step.
+optim_wrapper = dict(optimizer=dict(lr=4e-3))
 auto_scale_lr = dict(base_batch_size=16)
 default_hooks = dict(logger=dict(interval=25))
 custom_hooks = [dict(type='vovnet.runtime.ChannelsLastHook')]
