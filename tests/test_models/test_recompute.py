@@ -60,14 +60,14 @@ def step(model, x):
     return outs, *state(getattr(model, 'module', model), x)
 
 
-def assert_same(want, got, tolerance=1e-5):
+def assert_same(want, got, tolerance=3e-5):
     """Outputs and buffers are equal, gradients but for rounding."""
     for a, b in zip(want[0], got[0], strict=True):
         assert torch.equal(a, b)
     assert_same_state(want[1:], got[1:], tolerance)
 
 
-def assert_same_state(want, got, tolerance=1e-5):
+def assert_same_state(want, got, tolerance=3e-5):
     for name, a in want[0].items():
         b = got[0][name]
         assert (a is None) == (b is None), name
@@ -119,21 +119,31 @@ def test_nothing_changes(case, mode):
                     step(saving, x.clone().requires_grad_()))
 
 
-@pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('dtype, tolerance', [
-    (torch.bfloat16, 1e-2), (torch.float16, 1e-3)])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('norm_cfg', [
     dict(type='BN'), dict(type='GN', num_groups=4)], ids=['bn', 'gn'])
-def test_under_autocast(mode, dtype, tolerance, norm_cfg):
-    found = []
-    for with_cp in (False, mode):
-        model = build(with_cp, **V2, norm_cfg=norm_cfg)
+def test_under_autocast(dtype, norm_cfg):
+    """Gradients are as far from those in double precision as the plain ones.
+
+    They are no more equal: a sum in half precision depends on its order.
+    """
+    x = torch.randn(2, 3, 64, 64)
+    options = dict(V2, norm_cfg=norm_cfg)
+    truth = step(build(**options).double(), x.double())[1]
+    found = {}
+    for mode in (False, *MODES):
+        model = build(mode, **options)
         with torch.autocast('cpu', dtype):
-            outs = model(torch.ones(2, 3, 64, 64).tril().requires_grad_())
-        loss_of(o.float() for o in outs).backward()
-        found.append((outs, *state(model)))
-    assert found[0][0][0].dtype == dtype
-    assert_same(*found, tolerance)
+            outs = model(x)
+        assert all(out.dtype == dtype for out in outs)
+        loss_of(out.float() for out in outs).backward()
+        grads, buffers = state(model, x)
+        errors = [(grads[n] - g).norm() / g.norm() for n, g in truth.items()
+                  if g is not None]
+        found[mode] = outs, buffers, sum(errors)
+        assert_same((found[False][0], {}, found[False][1]),
+                    (outs, {}, buffers))
+        assert found[mode][2] <= 1.02 * found[False][2]
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -238,38 +248,42 @@ def test_hooks_are_called(mode):
     assert_same(*found)
 
 
-class Convolutions(TorchDispatchMode):
-    """Counts convolutions of maps that are larger than a pixel."""
+class Operators(TorchDispatchMode):
+    """Counts operators on maps that are larger than a pixel."""
 
     def __init__(self):
         super().__init__()
-        self.count = 0
+        self.counts = dict(convolution=0, bmm=0)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.convolution.default:
-            self.count += args[0].shape[-1] > 1
+        name = function._schema.name.removeprefix('aten::')
+        if name in self.counts:
+            self.counts[name] += args[-1 if name == 'bmm' else 0].shape[-1] > 1
         return function(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize('mode, again', [
-    (False, 0), ('pointwise', 0), ('block', 39)])
-def test_which_convolutions_run_again(mode, again):
-    """V2-39: 3 in the stem, 6 in each of 6 blocks."""
+# V2-39 has 3 convolutions in the stem, and in each of 6 blocks 5 chained ones
+# and one of 6 sources. The backward pass of the latter is a matrix product
+# for each source; where it is computed again, that is another one.
+@pytest.mark.parametrize('mode, convolutions, products', [
+    (False, 0, 0), ('pointwise', 0, 6 * 6), ('block', 3 + 6 * 5, 6 * 6 + 6)])
+def test_which_convolutions_run_again(mode, convolutions, products):
     model = build(mode, arch='V2-39')
-    with Convolutions() as forward:
+    with Operators() as forward:
         outs = model(torch.randn(2, 3, 64, 64))
-    with Convolutions() as backward:
+    with Operators() as backward:
         loss_of(outs).backward()
-    assert (forward.count, backward.count) == (39, again)
+    assert forward.counts == dict(convolution=3 + 6 * 6, bmm=0)
+    assert backward.counts == dict(convolution=convolutions, bmm=products)
 
 
 def kept_maps(model, x):
-    """Elements of the maps that autograd has packed, each map once."""
+    """Elements of the maps that autograd keeps, each once; no indices."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     maps = {}
 
     def pack(t):
-        if t.dim() == 4 and t.shape[-1] > 1 and \
+        if t.dim() == 4 and t.shape[-1] > 1 and t.is_floating_point() and \
                 t.untyped_storage().data_ptr() not in weights:
             maps[t.untyped_storage().data_ptr()] = t
         return t
@@ -287,6 +301,8 @@ def test_which_maps_are_kept(options):
     plain, count = build(**options), dict(inputs=0, convolutions=0)
     for module in plain.modules():
         kind = type(module).__name__
+        if module is getattr(plain.stage2, 'pool', None):
+            continue  # the stem's map before it is recomputed
         if kind in ('OSABlock', 'MaxPool2d') or module is plain.stem:
             module.register_forward_pre_hook(lambda module, args: count.update(
                 inputs=count['inputs'] + args[0].numel()))

@@ -27,6 +27,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
 # Functions of their input and their weight, and of nothing else.
@@ -57,6 +58,8 @@ class Segment:
             and these outputs, concatenated.
         gate (nn.Conv2d, optional): The 1x1 convolution of eSE, behind it.
         residual (bool): Whether the input is added to the output.
+        pool (nn.MaxPool2d, optional): What follows the module; not with
+            ``gate`` or ``residual``.
 
     Attributes:
         layers (list[Layer]): In the order of computation.
@@ -69,8 +72,10 @@ class Segment:
                  parts: Iterable[tuple[nn.Module, bool]],
                  aggregation: ConvModule | None = None,
                  gate: nn.Conv2d | None = None,
-                 residual: bool = False) -> None:
-        self.module, self.gate, self.residual = module, gate, residual
+                 residual: bool = False,
+                 pool: nn.MaxPool2d | None = None) -> None:
+        self.module, self.pool = module, pool
+        self.gate, self.residual = gate, residual
         self.layers: list[Layer] = []
         taken = []
         for part, is_taken in parts:
@@ -119,11 +124,22 @@ class Segment:
             zs.append(conv(layer, h))
         return zs
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the module and the pool as they are."""
+        x = self.module(x)
+        return x if self.pool is None else self.pool(x)
+
     def is_faithful(self) -> bool:
-        """Whether ``module`` computes what the layers say, and no more."""
-        for m in self.module.modules():
+        """Whether the layers are all that is run, and can be recomputed."""
+        known = {m for layer in self.layers for m in layer} | {self.gate}
+        for m in (*self.module.modules(), self.pool):
+            if m is None:
+                continue
             if (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
                     or m._backward_pre_hooks or 'forward' in vars(m)):
+                return False
+            if m not in known and m is not self.pool and not m._modules and \
+                    not isinstance(m, nn.Identity):
                 return False
             if isinstance(m, ConvModule) and (
                     m.order != ('conv', 'norm', 'act')
@@ -150,13 +166,12 @@ def recompute(segment: Segment, x: Tensor, keep_convolutions: bool) -> Tensor:
             give, so that none of them runs again; else the input alone.
 
     Returns:
-        Tensor: What the module gives; gradients and buffers become what they
-        would have. It cannot be differentiated twice.
+        Tensor: What the module gives, behind the pool; gradients and buffers
+        become what they would have. It cannot be differentiated twice.
     """
-    if keep_convolutions and (torch.compiler.is_compiling()
-                              or not segment.is_faithful()):
+    if keep_convolutions and torch.compiler.is_compiling():
         # A compiler recomputes what is pointwise of its own accord.
-        return segment.module(x)
+        return segment(x)
     return _recompute(segment, x, keep_convolutions)
 
 
@@ -165,8 +180,10 @@ def _recompute(segment: Segment, x: Tensor, keep_convolutions: bool) -> Tensor:
     if segment.is_faithful():
         weights = [getattr(module, name) for module, name in segment.slots]
         return _Recompute.apply(segment, keep_convolutions, x, *weights)
+    if keep_convolutions:
+        return segment(x)
     return checkpoint(
-        segment.module, x, use_reentrant=False, context_fn=lambda: (
+        segment, x, use_reentrant=False, context_fn=lambda: (
             nullcontext(), _scratch_buffers(segment.module)))
 
 
@@ -193,15 +210,20 @@ class _Recompute(torch.autograd.Function):
 
         zs = segment.convolve(x, lambda layer, h: layer.conv(h), activate)
         y = activate(segment.layers[-1], zs[-1])
-        pooled = squeezed = None
+        pooled = squeezed = indices = None
         if segment.gate is not None:
             pooled = F.adaptive_avg_pool2d(y, 1)
             squeezed = segment.gate(pooled)
             y = y * F.hardsigmoid(squeezed)
         if segment.residual:
             y = y + x
-        ctx.save_for_backward(x, pooled, squeezed, *statistics, *weights,
-                              *(zs if keep_convolutions else ()))
+        if segment.pool is not None:
+            y, indices = _pool(segment.pool, y)
+            # int64 is more than any map needs.
+            indices = indices.int() if keep_convolutions else None
+        ctx.save_for_backward(
+            x, pooled, squeezed, indices, *statistics, *weights,
+            *(zs if keep_convolutions else ()))
         return y
 
     @staticmethod
@@ -228,7 +250,8 @@ class _Backward:
     def __init__(self, ctx: FunctionCtx) -> None:
         self.segment = segment = ctx.segment
         count = len(segment.layers)
-        self.x, self.pooled, self.squeezed, *rest = ctx.saved_tensors
+        (self.x, self.pooled, self.squeezed, self.indices,
+         *rest) = ctx.saved_tensors
         self.memos = {
             layer: (batch, *rest[2 * i:2 * i + 2])
             for i, (layer, batch) in enumerate(zip(segment.layers, ctx.batch))}
@@ -251,35 +274,41 @@ class _Backward:
         """
         layers, channels = self.segment.layers, self.segment.channels
         above = self._activated(layers[-1], self.zs.pop())
-        dh = dy if self.segment.gate is None else self._gate(above.h, dy)
+        dh = dy
+        if self.segment.pool is not None:
+            dh = self._unpool(above.h, dy)
+        if self.segment.gate is not None:
+            dh = self._gate(above.h, dy)
         dz = dz_joined = self._down(above, dh, owned=dh is not dy)
         for number in reversed(range(len(layers))):
             below = (self._activated(layers[number - 1], self.zs.pop())
                      if number else None)
             h, needs = (below.h, True) if number else (self.x, needs_dx)
             dh = None
+            if not channels or number < len(layers) - 1:
+                dh = self._convolution(layers[number].conv, dz, h, needs)
             if number in channels:
                 dh = self._convolution(layers[-1].conv, dz_joined, h, needs,
-                                       channels[number])
-            if not number and needs_dx and self.segment.residual:
-                dh = dh + dy
-            if not channels or number < len(layers) - 1:
-                part = self._convolution(layers[number].conv, dz, h, needs)
-                dh = part if dh is None or part is None else dh.add_(part)
-                del part
+                                       channels[number], dh)
             del h
             if below is not None:
                 dz = self._down(below, dh, owned=True)
+        if self.segment.residual and needs_dx:
+            dh = dh + dy
         return dh
 
     def _convolve(self, layer: Layer, h: Tensor) -> Tensor:
-        return layer.conv._conv_forward(
-            h, self.weights[layer.conv, 'weight'],
-            self.weights.get((layer.conv, 'bias')))
+        weight = self.weights[layer.conv, 'weight']
+        bias = self.weights.get((layer.conv, 'bias'))
+        if not _is_product(layer.conv, h):
+            return layer.conv._conv_forward(h, weight, bias)
+        matrix = weight.flatten(1).expand(len(h), -1, -1)
+        z = torch.bmm(matrix, h.flatten(2)).unflatten(2, h.shape[2:])
+        return z if bias is None else z.add_(bias[:, None, None])
 
     def _convolution(self, conv: nn.Conv2d, dz: Tensor, h: Tensor,
-                     needs_dh: bool, channels: slice = slice(None)
-                     ) -> Tensor | None:
+                     needs_dh: bool, channels: slice = slice(None),
+                     dh: Tensor | None = None) -> Tensor | None:
         """Go back through a convolution of ``h``.
 
         Args:
@@ -288,28 +317,34 @@ class _Backward:
             h (Tensor): Its input, or these channels of it.
             needs_dh (bool): Whether the gradient of ``h`` is wanted.
             channels (slice): Which of its input channels ``h`` is.
+            dh (Tensor, optional): What is known of that gradient; it may be
+                overwritten.
 
         Returns:
             Tensor | None: Gradient of ``h``.
         """
         slot, bias = (conv, 'weight'), (conv, 'bias')
         weight = self.weights[slot]
-        needs = (needs_dh, self.needed[slot], not channels.start
-                 and self.needed.get(bias, False))
-        # What autocast had multiplied is of the output's type.
-        dh, dw, db = aten.convolution_backward(
-            dz, h.to(dz.dtype), weight[:, channels].to(dz.dtype),
-            [conv.out_channels], conv.stride, conv.padding, conv.dilation,
-            False, [0, 0], conv.groups, needs)
-        if needs[1] and channels == slice(None):
-            self.grads[slot] = dw.to(weight.dtype)
-        elif needs[1]:
-            if slot not in self.grads:
-                self.grads[slot] = torch.empty_like(weight)
-            self.grads[slot][:, channels] = dw
+        needs = [needs_dh, self.needed[slot], not channels.start
+                 and self.needed.get(bias, False)]
+        go = _product_backward if _is_product(conv, dz, h) else \
+            _convolution_backward
+        # What autocast has multiplied is of the output's type.
+        part, dw, db = go(conv, dz, h.to(dz.dtype),
+                          weight[:, channels].to(dz.dtype), needs)
+        if needs[1]:
+            if channels == slice(None):
+                self.grads[slot] = dw.to(weight.dtype)
+            else:
+                if slot not in self.grads:
+                    self.grads[slot] = torch.empty_like(weight)
+                self.grads[slot][:, channels] = dw
         if needs[2]:
             self.grads[bias] = db.to(self.weights[bias].dtype)
-        return dh.to(h.dtype) if needs_dh else None
+        if not needs_dh:
+            return None
+        part = part.to(h.dtype)
+        return part if dh is None else dh.add_(part)
 
     def _gate(self, h: Tensor, dy: Tensor) -> Tensor:
         """Go back through eSE: y = h * hardsigmoid(fc(mean of h))."""
@@ -320,6 +355,14 @@ class _Backward:
             self.pooled, True)
         dh = dy * F.hardsigmoid(self.squeezed)
         return dh.add_(dpooled / (h.shape[2] * h.shape[3]))
+
+    def _unpool(self, h: Tensor, dy: Tensor) -> Tensor:
+        pool, indices = self.segment.pool, self.indices
+        indices = _pool(pool, h)[1] if indices is None else indices.long()
+        return aten.max_pool2d_with_indices_backward(
+            dy, h, _pair(pool.kernel_size), _pair(pool.stride),
+            _pair(pool.padding), _pair(pool.dilation), pool.ceil_mode,
+            indices)
 
     def _activated(self, layer: Layer, z: Tensor) -> '_Activated':
         kind = (_BatchNormReLU if type(layer.norm) is nn.BatchNorm2d
@@ -359,9 +402,10 @@ class _Activated:
         if batch:  # running statistics have moved already
             state.update((k, b.clone()) for k, b in modules.named_buffers())
         with torch.enable_grad(), _training(layer.norm, batch):
-            z = z.detach().requires_grad_()
-            h = functional_call(
-                modules, state, (z if layer.norm else z.clone(), ))
+            z = start = z.detach().requires_grad_()
+            if layer.norm is None:  # activations may work in place
+                start = z.view_as(z) if layer.act is None else z.clone()
+            h = functional_call(modules, state, (start, ))
         self.slots = [slot for slot in names if needed[slot]]
         self.leaves = [z, *(aliases[slot] for slot in self.slots)]
         self.edge, self.h = get_gradient_edge(h), h.detach()
@@ -444,15 +488,61 @@ def _normalise(norm: nn.Module | None, z: Tensor
         return norm(z), norm.training, None, None
     if not norm.training and norm.running_mean is not None:
         return norm(z), False, norm.running_mean, norm.running_var
-    # Autograd knows the statistics; what it saves for that is nobody's.
-    with torch.enable_grad(), saved_tensors_hooks(_same, _same):
+    # Autograd notes the statistics; hooks shall not see what else it saves.
+    detach = Tensor.detach
+    with torch.enable_grad(), saved_tensors_hooks(detach, detach):
         h = norm(z.detach().requires_grad_())
     node = h.grad_fn
     return h.detach(), True, node._saved_result1, node._saved_result2
 
 
-def _same(x: Tensor) -> Tensor:
-    return x
+def _is_product(conv: nn.Conv2d, *maps: Tensor) -> bool:
+    """Whether a convolution is a plain matrix product, on a CPU.
+
+    There oneDNN reorders the maps before and after it convolves them, which
+    takes longer than the product and as much memory as they do.
+    """
+    return (conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
+            and conv.padding == (0, 0) and maps[0].device.type == 'cpu'
+            and all(m.is_contiguous() and m.shape[-1] > 1 for m in maps))
+
+
+def _product_backward(conv: nn.Conv2d, dz: Tensor, h: Tensor, weight: Tensor,
+                      needs: list[bool]) -> tuple:
+    """As :func:`_convolution_backward`, where :func:`_is_product`."""
+    dh = dw = db = None
+    if needs[0]:
+        matrix = weight.flatten(1).t().expand(len(dz), -1, -1)
+        dh = torch.bmm(matrix, dz.flatten(2)).view_as(h)
+    if needs[1]:
+        dw = weight.new_zeros(weight.shape[:2], dtype=torch.promote_types(
+            weight.dtype, torch.float))  # the sum, also of half precision
+        for image, gradient in zip(h.flatten(2), dz.flatten(2)):
+            dw += gradient @ image.t()
+        dw = dw[..., None, None]
+    if needs[2]:
+        db = dz.sum((0, 2, 3))
+    return dh, dw, db
+
+
+def _convolution_backward(conv: nn.Conv2d, dz: Tensor, h: Tensor,
+                          weight: Tensor, needs: list[bool]) -> tuple:
+    """Go back through a convolution.
+
+    Returns:
+        tuple: Gradients of ``h``, the weight and the bias; None where none
+        is needed.
+    """
+    return aten.convolution_backward(
+        dz, h, weight, [conv.out_channels], conv.stride, conv.padding,
+        conv.dilation, False, [0, 0], conv.groups, needs)
+
+
+def _pool(pool: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pool, and tell which pixels were the largest."""
+    return F.max_pool2d(
+        x, pool.kernel_size, pool.stride, pool.padding, pool.dilation,
+        pool.ceil_mode, return_indices=True)
 
 
 def _layers(module: nn.Module) -> Iterator[Layer]:

@@ -29,7 +29,6 @@ from mmengine.model import BaseModule
 from mmengine.registry import FUNCTIONS, MODELS, WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from ..recompute import Segment, recompute
 
@@ -391,23 +390,26 @@ class VoVNet(BaseModule):
             tuple[Tensor]: For each of ``out_indices`` a map
             (N, out_channels[i], ~H / strides[i], ~W / strides[i]).
         """
-        x = self._run(self.stem, x)
+        pool = getattr(self.stage2, 'pool', None)  # the stem's last layer
+        x = self._run(x, self.stem, pool)
         outs = []
         for i, name in enumerate(self.stage_names):
             for module in getattr(self, name):
-                x = self._run(module, x)
+                if module is not pool:
+                    x = self._run(x, module)
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)
 
-    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor, module: nn.Module,
+             pool: nn.Module | None = None) -> Tensor:
         """Run a stem, a block or a pool, and keep what ``with_cp`` says."""
-        if not self.with_cp or not torch.is_grad_enabled():
-            return module(x)
-        if isinstance(module, nn.MaxPool2d):  # its indices are int64
-            return checkpoint(module, x, use_reentrant=False)
+        if not self.with_cp or not torch.is_grad_enabled() or \
+                isinstance(module, nn.MaxPool2d):
+            x = module(x)
+            return x if pool is None else pool(x)
         segment = module.segment() if isinstance(module, OSABlock) else \
-            Segment(module, [(module, False)])
+            Segment(module, [(module, False)], pool=pool)
         return recompute(segment, x, self.with_cp == 'pointwise')
 
     def train(self, mode: bool = True) -> 'VoVNet':
