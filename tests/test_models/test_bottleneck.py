@@ -21,12 +21,14 @@ def step(model, x):
 
 
 def assert_same(a, b):
+    """Outputs and buffers are equal, gradients but for rounding."""
     for x, y in zip(a[0], b[0], strict=True):
         assert torch.equal(x, y)
-    for x, y in zip(a[1:], b[1:]):
+    for x, y, tolerance in zip(a[1:], b[1:], (3e-5, 0)):
         assert x.keys() == y.keys()
         for key in x:
-            assert torch.equal(x[key], y[key]), key
+            assert (x[key] - y[key]).abs().max() <= \
+                tolerance * x[key].abs().max(), key
 
 
 @pytest.fixture(autouse=True)
