@@ -4,9 +4,16 @@ Importing this package registers everything it builds and, where mmcv has no
 compiled operators, offers torchvision's in their place (:mod:`vovnet.ops`).
 From then on MMEngine reads checkpoints as data only
 (:mod:`vovnet.checkpoints`).
+
+Where torch, mmengine or mmcv is not installed, nothing is registered, and
+:mod:`vovnet.deploy.runtime` runs exported detectors all the same.
 """
-from . import ops  # isort: skip  # first: mmcv.cnn already asks for operators
-from . import checkpoints, datasets, models
+from importlib.util import find_spec
+
 from .version import __version__
+
+if all(map(find_spec, ('torch', 'mmengine', 'mmcv'))):
+    from . import ops  # isort: skip  # first: mmcv.cnn asks for operators
+    from . import checkpoints, datasets, models
 
 __all__ = ['checkpoints', 'datasets', 'models', 'ops', '__version__']

@@ -1,0 +1,5 @@
+"""Fused inference, export and runtimes.
+
+Imports nothing by itself: ``vovnet.deploy.runtime`` works where torch is not
+installed.
+"""

@@ -1,0 +1,296 @@
+"""Detect with an exported detector, without torch.
+
+Needs numpy, OpenCV and onnxruntime (or openvino), nothing else::
+
+    from vovnet.deploy.runtime import Detector
+    found = Detector('retinanet.onnx').detect(cv2.imread('street.jpg'))
+
+Own work. What is done to a picture is what mmcv 2.1.0's transforms
+(``transforms/processing.py``, ``image/geometric.py``) and mmengine 0.10.7's
+``ImgDataPreprocessor`` do (read, not copied), to the last bit.
+"""
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ..errors import UserError
+
+KEY = 'vovnet'
+"""Of the metadata in the first file."""
+FORMAT = 1
+BACKENDS = ('onnxruntime', 'openvino')
+
+
+class Detections(NamedTuple):
+    """What was found in a picture, best first.
+
+    Attributes:
+        boxes (np.ndarray): x1, y1, x2, y2 in px of the picture, (n, 4),
+            float32.
+        scores (np.ndarray): (n, ), float32.
+        labels (np.ndarray): Numbers of the classes, (n, ), int64.
+        masks (np.ndarray | None): (n, height, width), bool; None if the
+            detector has none.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+
+
+class Picture(NamedTuple):
+    """A picture made ready for the network.
+
+    Attributes:
+        image (np.ndarray): (1, 3, H, W), float32; or, for a graph that
+            normalises, (1, H, W, 3), uint8.
+        size (tuple[int, int]): Height and width without the last padding.
+        scale (tuple[float, float]): By which width and height were
+            multiplied.
+        original (tuple[int, int]): The picture's own height and width, px.
+    """
+
+    image: np.ndarray
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    original: tuple[int, int]
+
+
+def require(package: str, purpose: str) -> None:
+    """See that a package is installed.
+
+    Args:
+        package: Its name, for Python and for pip.
+        purpose: What needs it.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if find_spec(package) is None:
+        raise UserError(f'{package}: is not installed, and {purpose} needs '
+                        f'it; pip install {package}')
+
+
+def graph_file(first: Path, name: str) -> Path:
+    """The file of a graph: ``a.onnx``, or ``a.roi.onnx`` for ``'roi'``."""
+    return first.with_suffix(f'.{name}.onnx') if name else first
+
+
+class Session:
+    """One graph in a runtime.
+
+    Args:
+        file: An ONNX file.
+        backend: One of ``BACKENDS``.
+        providers: ONNX Runtime's, best first; by default the CPU's.
+        threads: Number of threads; the runtime's choice by default.
+
+    Attributes:
+        inputs (list[str]): Names.
+        outputs (list[str]): Names.
+        metadata (str | None): What the file has under ``KEY``.
+    """
+
+    def __init__(self, file: Path, backend: str = 'onnxruntime',
+                 providers: Sequence | None = None,
+                 threads: int | None = None) -> None:
+        if backend not in BACKENDS:
+            raise UserError(f'backend {backend!r}: is none; choose from '
+                            f'{", ".join(BACKENDS)}')
+        require(backend, 'running the file')
+        getattr(self, f'_open_{backend}')(str(file), providers, threads)
+
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the graph.
+
+        Args:
+            **inputs: Arrays by name.
+
+        Returns:
+            dict: Outputs by name, in the graph's order.
+        """
+        return dict(zip(self.outputs, self._run(inputs)))
+
+    def _open_onnxruntime(self, file: str, providers: Sequence | None,
+                          threads: int | None) -> None:
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        session = onnxruntime.InferenceSession(
+            file, options, providers or ['CPUExecutionProvider'])
+        self.inputs = [value.name for value in session.get_inputs()]
+        self.outputs = [value.name for value in session.get_outputs()]
+        self.metadata = session.get_modelmeta().custom_metadata_map.get(KEY)
+        self._run = lambda inputs: session.run(self.outputs, inputs)
+
+    def _open_openvino(self, file: str, providers: Sequence | None,
+                       threads: int | None) -> None:
+        import openvino
+        core = openvino.Core()
+        model = core.read_model(file)
+        place = ['framework', KEY]
+        self.metadata = (model.get_rt_info(place).astype(str)
+                         if model.has_rt_info(place) else None)
+        # By default OpenVINO rounds to bfloat16 where the CPU has it.
+        hints = {'INFERENCE_PRECISION_HINT': 'f32'}
+        if threads:
+            hints['INFERENCE_NUM_THREADS'] = threads
+        compiled = core.compile_model(model, 'CPU', hints)
+        self.inputs = [port.any_name for port in compiled.inputs]
+        self.outputs = [port.any_name for port in compiled.outputs]
+        self._run = lambda inputs: compiled(inputs).to_tuple()
+
+
+class Detector:
+    """An exported detector.
+
+    Args:
+        file: Written by :func:`vovnet.deploy.export.export_detector`; its
+            further graphs lie beside it.
+        backend: ``'onnxruntime'`` or ``'openvino'``.
+        providers: ONNX Runtime's, best first; by default the CPU's.
+        threads: Number of threads; the runtime's choice by default.
+
+    Attributes:
+        metadata (dict): The document in the file.
+        classes (list[str]): Names of the classes.
+        sessions (dict[str, Session]): The graphs by name, ``''`` the first.
+
+    Raises:
+        UserError: If a file is missing or is not an exported detector, or
+            the runtime is not installed.
+    """
+
+    def __init__(self, file: str | os.PathLike, *,
+                 backend: str = 'onnxruntime',
+                 providers: Sequence | None = None,
+                 threads: int | None = None) -> None:
+        file = Path(file)
+        options = dict(backend=backend, providers=providers, threads=threads)
+        first = Session(file, **options)
+        self.metadata = json.loads(first.metadata)
+        self.classes = self.metadata['classes']
+        self.sessions = {
+            name: first if not name else
+            Session(graph_file(file, name), **options)
+            for name in self.metadata['graphs']}
+
+    def detect(self, image: np.ndarray) -> Detections:
+        """Detect in one picture.
+
+        Args:
+            image: BGR, (height, width, 3), uint8, as OpenCV reads it.
+
+        Returns:
+            Detections: In px of this picture.
+        """
+        picture = self.prepare(image)
+        kind = self.metadata['kind']
+        if kind.startswith('two_stage'):
+            from . import two_stage_numpy
+            return Detections(*two_stage_numpy.run(
+                self.sessions, self.metadata, picture))
+        found = self.run(picture)
+        boxes = found['boxes'] / np.float32(picture.scale * 2)
+        return Detections(boxes, found['scores'], found['labels'])
+
+    def run(self, picture: Picture) -> dict[str, np.ndarray]:
+        """Run the first graph.
+
+        Args:
+            picture: From :meth:`prepare`.
+
+        Returns:
+            dict: Its outputs by name; boxes in px of its input.
+        """
+        session = self.sessions['']
+        given = dict(image=picture.image, size=np.int64(picture.size))
+        return session(**{name: given[name] for name in session.inputs})
+
+    def prepare(self, image: np.ndarray) -> Picture:
+        """Resize, normalise and pad, as the test pipeline does.
+
+        Args:
+            image: BGR, (height, width, 3), uint8.
+
+        Returns:
+            Picture: What the first graph takes.
+        """
+        return prepare(image, self.metadata)
+
+
+def prepare(image: np.ndarray, metadata: Mapping) -> Picture:
+    """See :meth:`Detector.prepare`."""
+    steps, shape = metadata['preprocess'], metadata['shape']
+    original = height, width = image.shape[:2]
+    if resize := steps['resize']:
+        image = _resize(image, fitted_size(original, resize, shape),
+                        resize['interpolation'], resize['backend'])
+    scale = image.shape[1] / width, image.shape[0] / height
+    if pad := steps['pad']:
+        target = pad['size'] and pad['size'][::-1] or image.shape[:2]
+        image = _pad(image, target, pad['divisor'], pad['value'])
+    size = image.shape[:2]
+    if not metadata['normalize']:
+        image = image[..., ::-1] if steps['rgb'] else image
+        image = image.astype(np.float32)
+        if steps['mean']:
+            image = ((image - np.float32(steps['mean']))
+                     / np.float32(steps['std']))
+    image = _pad(image, shape or size, steps['divisor'],
+                 0 if metadata['normalize'] else steps['pad_value'])
+    if not metadata['normalize']:
+        image = image.transpose(2, 0, 1)
+    return Picture(np.ascontiguousarray(image[None]), size, scale, original)
+
+
+def fitted_size(original: tuple[int, int], resize: Mapping,
+                shape: Sequence[int] | None) -> tuple[int, int]:
+    """Height and width of a resized picture.
+
+    Args:
+        original: Height and width, px.
+        resize: ``scale`` (width and height) and ``keep_ratio``.
+        shape: Of a graph that takes no other: the picture is made as large
+            as fits, if it would not fit otherwise.
+
+    Returns:
+        tuple[int, int]: Height and width, px.
+    """
+    if not resize['keep_ratio']:
+        return tuple(resize['scale'][::-1])
+    factor = min(max(resize['scale']) / max(original),
+                 min(resize['scale']) / min(original))
+    if shape:
+        factor = min(factor, *(n / m for n, m in zip(shape, original)))
+    return tuple(int(n * factor + 0.5) for n in original)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], interpolation: str,
+            backend: str) -> np.ndarray:
+    size = size[::-1]
+    if backend == 'pillow':
+        from PIL import Image
+        return np.array(Image.fromarray(image).resize(
+            size, getattr(Image.Resampling, interpolation.upper())))
+    names = {'bilinear': 'linear', 'bicubic': 'cubic', 'lanczos': 'lanczos4'}
+    return cv2.resize(image, size, interpolation=getattr(
+        cv2, f'INTER_{names.get(interpolation, interpolation)}'.upper()))
+
+
+def _pad(image: np.ndarray, size: Sequence[int], divisor: int,
+         value: float) -> np.ndarray:
+    """Fill up at the bottom and on the right."""
+    height, width = (-(-n // divisor) * divisor for n in size)
+    bottom, right = height - image.shape[0], width - image.shape[1]
+    if not (bottom or right):
+        return image
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)),
+                  constant_values=value)

@@ -1,0 +1,237 @@
+"""Does an exported detector find what the model finds?
+
+Own work. Runs the file on pictures in each runtime that is installed, through
+:mod:`vovnet.deploy.runtime`, and the model through mmdet's own test pipeline
+and ``predict``, and compares boxes, scores, labels and masks.
+"""
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.utils import get_test_pipeline_cfg
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_iou
+
+from ..errors import UserError
+from .runtime import BACKENDS, Detections, Detector, fitted_size
+
+BOXES = 0.1
+"""Tolerance of a side of a box, px of the picture."""
+SCORES = 1e-3
+"""Tolerance of a score."""
+IOU = 1e-3
+"""Two boxes whose overlap is as near to NMS's threshold may go either way."""
+MASKS = 0.98
+"""Least IoU of two masks."""
+MAPS = 1e-3
+"""Tolerance of a map, as a share of its largest value."""
+
+
+class Difference(NamedTuple):
+    """How far a runtime is from the model.
+
+    Attributes:
+        backend (str): The runtime.
+        pictures (int): Number of pictures.
+        found (int): Detections of the model on all of them; of maps, maps.
+        boxes (float): Largest difference of a box's side, px of the picture.
+        scores (float): Largest difference of a score; of maps, of a map's
+            value, as a share of its largest.
+        masks (float): Least IoU of two masks, 1 without masks.
+        edges (int): Detections of one side alone that stood on an edge: at
+            the threshold of the scores or of NMS, or at the last place.
+        wrong (int): Detections of one side alone that did not.
+    """
+
+    backend: str
+    pictures: int
+    found: int
+    boxes: float
+    scores: float
+    masks: float
+    edges: int
+    wrong: int
+
+    def __str__(self) -> str:
+        masks = f', masks overlap by {self.masks:.4f}' * (self.masks < 1)
+        return (f'{self.backend}: {self.pictures} pictures, {self.found} '
+                f'detections, boxes differ by {self.boxes:.2g} px, scores by '
+                f'{self.scores:.2g}{masks}; {self.edges} at an edge, '
+                f'{self.wrong} on one side alone')
+
+    @property
+    def within(self) -> bool:
+        """Whether it is within the tolerances."""
+        return (self.boxes <= BOXES and self.scores <= SCORES
+                and self.masks >= MASKS and not self.wrong)
+
+
+def verify(model: nn.Module, cfg: Config, file: Path,
+           images: Sequence[np.ndarray],
+           backends: Sequence[str] | None = None) -> list[Difference]:
+    """Compare a file with the model it was made of.
+
+    Args:
+        model: In eval mode, with the weights; on the CPU.
+        cfg: Its config, for the test pipeline.
+        file: The first graph's file.
+        images: Pictures, BGR, uint8.
+        backends: Runtimes; by default those that are installed.
+
+    Returns:
+        list[Difference]: One for each runtime.
+
+    Raises:
+        UserError: If a runtime differs by more than the tolerances, or there
+            is nothing to compare: no runtime, or no detections.
+    """
+    backends = backends or [name for name in BACKENDS if find_spec(name)]
+    if not backends:
+        raise UserError('onnxruntime: is not installed, and no file is '
+                        'written unchecked; pip install onnxruntime')
+    differences = []
+    for backend in backends:
+        detector = Detector(file, backend=backend)
+        compare = (_compare_maps if detector.metadata['kind'] == 'maps' else
+                   _compare_detections)
+        results = [compare(model, cfg, detector, image) for image in images]
+        found, boxes, scores, masks, edges, wrong = zip(*results)
+        differences.append(Difference(
+            backend, len(images), sum(found), max(boxes), max(scores),
+            min(masks), sum(edges), sum(wrong)))
+    for difference in differences:
+        if not difference.within:
+            raise UserError(f'{file.name}: is not equal to the model, and not '
+                            f'written: {difference}')
+    if not differences[0].found:
+        raise UserError(f'the model finds nothing on {len(images)} pictures, '
+                        'so that nothing was compared; give pictures with '
+                        'objects (--images)')
+    return differences
+
+
+def eager(model: nn.Module, cfg: Config, image: np.ndarray,
+          shape: Sequence[int] | None = None) -> tuple[Tensor, list]:
+    """What the model's own way makes of a picture.
+
+    Args:
+        model: In eval mode.
+        cfg: Its config, for the test pipeline.
+        image: BGR, uint8.
+        shape: Height and width that the input is padded to, px; pictures
+            that do not fit are made smaller.
+
+    Returns:
+        tuple: The network's input (1, 3, H, W), and the data sample of the
+        picture in a list.
+    """
+    steps = [dict(step) for step in get_test_pipeline_cfg(cfg.copy())]
+    steps[0] = dict(type='mmdet.LoadImageFromNDArray')
+    for step in steps:
+        if shape and step['type'].endswith('Resize'):
+            size = fitted_size(image.shape[:2], step, shape)
+            step.update(scale=size[::-1], keep_ratio=False)
+    steps = [step for step in steps if 'Annotations' not in step['type']]
+    data = Compose(steps)(dict(img=image, img_id=0, img_path=''))
+    data = model.data_preprocessor(pseudo_collate([data]))
+    inputs = data['inputs']
+    if shape:
+        bottom, right = (n - m for n, m in zip(shape, inputs.shape[2:]))
+        inputs = F.pad(inputs, (0, right, 0, bottom),
+                       value=model.data_preprocessor.pad_value)
+    return inputs, data['data_samples']
+
+
+@torch.no_grad()
+def detect(model: nn.Module, cfg: Config, image: np.ndarray,
+           shape: Sequence[int] | None = None) -> Detections:
+    """Detect with the model; arguments as of :func:`eager`."""
+    inputs, samples = eager(model, cfg, image, shape)
+    found = model.predict(inputs, samples, rescale=True)[0].pred_instances
+    masks = found.masks if 'masks' in found else None
+    return Detections(*(x if x is None else np.asarray(x.cpu()) for x in (
+        found.bboxes, found.scores, found.labels)), masks=None if masks is None
+        else np.asarray(torch.as_tensor(masks).cpu(), bool))
+
+
+@torch.no_grad()
+def _compare_maps(model: nn.Module, cfg: Config, detector: Detector,
+                  image: np.ndarray) -> tuple:
+    inputs, _ = eager(model, cfg, image, detector.metadata['shape'])
+    expected = [x for levels in model.bbox_head(model.extract_feat(inputs))
+                for x in levels]
+    found = detector.run(detector.prepare(image)).values()
+    error = max(np.abs(x - y.numpy()).max() / y.abs().max().item()
+                for x, y in zip(found, expected, strict=True))
+    return len(expected), 0., float(error), 1., 0, int(not error <= MAPS)
+
+
+def _compare_detections(model: nn.Module, cfg: Config, detector: Detector,
+                        image: np.ndarray) -> tuple:
+    expected = detect(model, cfg, image, detector.metadata['shape'])
+    return compare(expected, detector.detect(image), detector.metadata['test'])
+
+
+def compare(expected: Detections, found: Detections, test: dict) -> tuple:
+    """Match detections one to one by label and overlap.
+
+    Args:
+        expected: The model's.
+        found: The runtime's.
+        test: ``score_thr``, ``nms`` and ``max_per_img`` of both.
+
+    Returns:
+        tuple: The last six fields of :class:`Difference`, for one picture.
+    """
+    overlap = np.asarray(box_iou(torch.as_tensor(expected.boxes),
+                                 torch.as_tensor(found.boxes)))
+    overlap[expected.labels[:, None] != found.labels] = -1
+    pairs = []
+    for i in range(len(expected.boxes)):
+        if len(found.boxes) and overlap[i].max() > 0.9:
+            j = int(overlap[i].argmax())
+            pairs.append((i, j))
+            overlap[:, j] = -1
+    mine, theirs = (np.array(side, int) for side in zip(*pairs)) \
+        if pairs else (np.zeros(0, int), ) * 2
+    boxes = np.abs(expected.boxes[mine] - found.boxes[theirs]).max(initial=0)
+    scores = np.abs(expected.scores[mine]
+                    - found.scores[theirs]).max(initial=0)
+    masks = 1.
+    if expected.masks is not None and pairs:
+        a, b = expected.masks[mine], found.masks[theirs]
+        union = (a | b).sum((1, 2))
+        masks = np.where(union, (a & b).sum((1, 2)) / union.clip(1), 1).min()
+    edges = wrong = 0
+    for side, matched in ((expected, mine), (found, theirs)):
+        for i in set(range(len(side.boxes))) - set(matched.tolist()):
+            edge = _on_edge(side, i, expected, found, test)
+            edges, wrong = edges + edge, wrong + (not edge)
+    return (len(expected.boxes), float(boxes), float(scores), float(masks),
+            edges, wrong)
+
+
+def _on_edge(side: Detections, i: int, expected: Detections,
+             found: Detections, test: dict) -> bool:
+    """Whether rounding decides if a detection is kept."""
+    score = side.scores[i]
+    if score <= test['score_thr'] + SCORES:
+        return True
+    if len(side.scores) >= test['max_per_img'] >= 0 and \
+            score <= side.scores.min() + SCORES:
+        return True
+    for other in (expected, found):
+        same = other.labels == side.labels[i]
+        overlap = np.asarray(box_iou(
+            torch.as_tensor(side.boxes[i:i + 1]),
+            torch.as_tensor(other.boxes[same])))
+        if (np.abs(overlap - test['nms']['iou_threshold']) <= IOU).any():
+            return True
+    return False
