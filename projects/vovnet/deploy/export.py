@@ -199,6 +199,7 @@ def _write(graph: Graph, file: Path, exporter: str, opset: int) -> Path:
     """Export one graph and have onnx check it."""
     import onnx
     names = list(graph.inputs)
+    graph.module.eval()  # or the exporter leaves all of the model in training
     common = dict(input_names=names, output_names=graph.outputs,
                   opset_version=opset)
     if exporter == 'torchscript':

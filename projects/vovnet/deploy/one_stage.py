@@ -58,7 +58,7 @@ def build(model: nn.Module, cfg: Config, shape: tuple[int, int], *,
     """
     decoder = _decoder(model)
     start, image = image_input(model.data_preprocessor, shape, normalize)
-    network = OneStage(model, start, None if maps else decoder)
+    network = OneStage(model, start, None if maps else decoder).eval()
     inputs = dict(image=image, size=torch.tensor(shape))
     try:
         with torch.no_grad():
