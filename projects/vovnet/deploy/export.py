@@ -56,8 +56,8 @@ def export_detector(
         shape: Height and width of the input, px; of the example that is
             traced, if ``dynamic``. By default the test pipeline's.
         dynamic: Whether height and width are free. By default they are if
-            no ``shape`` is given and the pipeline keeps the pictures'
-            proportions.
+            no ``shape`` is given, the pipeline keeps the pictures'
+            proportions, and they are padded to multiples of some number.
         normalize: Give the graph BGR pictures of uint8, as OpenCV reads them.
         maps: The head's maps only: no decoding of boxes, no NMS.
         opset: Version of ONNX's operators; 17 (torchscript) or 18 (dynamo)
@@ -87,8 +87,11 @@ def export_detector(
         raise UserError(f'{file}: end the name in .onnx')
     preprocess = preprocessing(model, cfg)
     if dynamic is None:
-        resize = preprocess['resize']
-        dynamic = shape is None and (not resize or resize['keep_ratio'])
+        resize, pad = preprocess['resize'], preprocess['pad']
+        dynamic = (shape is None and preprocess['divisor'] > 1 and not pad
+                   and not (resize and not resize['keep_ratio']))
+    if shape and not dynamic:
+        _fit(preprocess, shape)
     shape = _input_shape(preprocess, shape)
     graphs, extra = _builder(model)(
         model, cfg, shape, dynamic=dynamic, normalize=normalize, maps=maps)
@@ -193,6 +196,15 @@ def _input_shape(preprocess: dict,
             f'--shape {" ".join(map(str, shape))}: the detector takes '
             f'multiples of {divisor} (pad_size_divisor); round them up')
     return tuple(shape)
+
+
+def _fit(preprocess: dict, shape: tuple[int, int]) -> None:
+    """Have pictures made to a size of one's own, in place."""
+    resize, pad = preprocess['resize'], preprocess['pad']
+    if resize and not resize['keep_ratio']:
+        resize['scale'] = list(shape[::-1])
+    if pad and pad['size']:
+        pad['size'] = list(shape[::-1])
 
 
 def _write(graph: Graph, file: Path, exporter: str, opset: int) -> Path:

@@ -44,6 +44,11 @@ class Detections(NamedTuple):
     labels: np.ndarray
     masks: np.ndarray | None = None
 
+    def above(self, score_thr: float) -> 'Detections':
+        """Those that score at least ``score_thr``."""
+        keep = self.scores >= score_thr
+        return Detections(*(x if x is None else x[keep] for x in self))
+
 
 class Picture(NamedTuple):
     """A picture made ready for the network.
@@ -92,6 +97,10 @@ class Session:
         providers: ONNX Runtime's, best first; by default the CPU's.
         threads: Number of threads; the runtime's choice by default.
 
+    Raises:
+        UserError: If the file is missing or none that the runtime can run,
+            or the runtime or a provider is not installed.
+
     Attributes:
         inputs (list[str]): Names.
         outputs (list[str]): Names.
@@ -104,8 +113,17 @@ class Session:
         if backend not in BACKENDS:
             raise UserError(f'backend {backend!r}: is none; choose from '
                             f'{", ".join(BACKENDS)}')
-        require(backend, 'running the file')
-        getattr(self, f'_open_{backend}')(str(file), providers, threads)
+        require(backend, f'running {file.name}')
+        if not file.is_file():
+            raise UserError(f'{file}: no such file; check the path')
+        try:
+            getattr(self, f'_open_{backend}')(str(file), providers, threads)
+        except UserError:
+            raise
+        except Exception as error:  # both have errors of their own
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f'{file}: {backend} cannot run it ({reason}); '
+                            'export it again') from error
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Run the graph.
@@ -121,10 +139,19 @@ class Session:
     def _open_onnxruntime(self, file: str, providers: Sequence | None,
                           threads: int | None) -> None:
         import onnxruntime
+        providers = providers or ['CPUExecutionProvider']
+        there = onnxruntime.get_available_providers()
+        for provider in providers:
+            name = provider if isinstance(provider, str) else provider[0]
+            if name not in there:  # ONNX Runtime would take another
+                raise UserError(
+                    f'provider {name}: is not in this onnxruntime, which has '
+                    f'{", ".join(there)}; pip install the package that has '
+                    'it, such as onnxruntime-gpu')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         session = onnxruntime.InferenceSession(
-            file, options, providers or ['CPUExecutionProvider'])
+            file, options, list(providers))
         self.inputs = [value.name for value in session.get_inputs()]
         self.outputs = [value.name for value in session.get_outputs()]
         self.metadata = session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -165,7 +192,7 @@ class Detector:
 
     Raises:
         UserError: If a file is missing or is not an exported detector, or
-            the runtime is not installed.
+            the runtime or a provider is not installed.
     """
 
     def __init__(self, file: str | os.PathLike, *,
@@ -175,7 +202,15 @@ class Detector:
         file = Path(file)
         options = dict(backend=backend, providers=providers, threads=threads)
         first = Session(file, **options)
+        if first.metadata is None:
+            raise UserError(
+                f'{file}: was not written by tools/deployment/export_onnx.py '
+                '(it does not say what goes in and comes out); export the '
+                'detector with it')
         self.metadata = json.loads(first.metadata)
+        if self.metadata['format'] > FORMAT:
+            raise UserError(f'{file}: is of a later format than this vovnet '
+                            'knows; update it, or export the detector again')
         self.classes = self.metadata['classes']
         self.sessions = {
             name: first if not name else
@@ -190,15 +225,21 @@ class Detector:
 
         Returns:
             Detections: In px of this picture.
+
+        Raises:
+            UserError: If the file gives maps only.
         """
-        picture = self.prepare(image)
         kind = self.metadata['kind']
+        if kind == 'maps':
+            raise UserError('the file gives maps, not detections; export the '
+                            'detector without --maps')
+        picture = self.prepare(image)
         if kind.startswith('two_stage'):
             from . import two_stage_numpy
             return Detections(*two_stage_numpy.run(
                 self.sessions, self.metadata, picture))
         found = self.run(picture)
-        boxes = found['boxes'] / np.float32(picture.scale * 2)
+        boxes = found['boxes'] * np.float32([1 / s for s in picture.scale * 2])
         return Detections(boxes, found['scores'], found['labels'])
 
     def run(self, picture: Picture) -> dict[str, np.ndarray]:

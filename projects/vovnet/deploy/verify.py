@@ -4,27 +4,35 @@ Own work. Runs the file on pictures in each runtime that is installed, through
 :mod:`vovnet.deploy.runtime`, and the model through mmdet's own test pipeline
 and ``predict``, and compares boxes, scores, labels and masks.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
+from mmdet.registry import DATASETS
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.evaluator import Evaluator
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
+from ..datasets import draw_scene
 from ..errors import UserError
+from ..images import find_images
 from .runtime import BACKENDS, Detections, Detector, fitted_size
 
 BOXES = 0.1
 """Tolerance of a side of a box, px of the picture."""
-SCORES = 1e-3
+SCORES = 1e-4
 """Tolerance of a score."""
 IOU = 1e-3
 """Two boxes whose overlap is as near to NMS's threshold may go either way."""
@@ -32,6 +40,9 @@ MASKS = 0.98
 """Least IoU of two masks."""
 MAPS = 1e-3
 """Tolerance of a map, as a share of its largest value."""
+
+TOLERANCES = (f'{BOXES} px of a box, {SCORES} of a score, masks that overlap '
+              f'by {MASKS}, {MAPS} of a map\'s largest value')
 
 
 class Difference(NamedTuple):
@@ -117,28 +128,111 @@ def verify(model: nn.Module, cfg: Config, file: Path,
     return differences
 
 
+def pictures(cfg: Config, places: Sequence[str] = (),
+             count: int = 8) -> tuple[list[np.ndarray], str]:
+    """Pictures to compare on.
+
+    Args:
+        cfg: Of the detector, for its test data.
+        places: Images, folders or patterns; by default the first images of
+            the test data or, where they are not there, generated shapes.
+        count: Number of pictures at most.
+
+    Returns:
+        tuple: Pictures, BGR, uint8, and where they are from.
+
+    Raises:
+        UserError: If the places have none, or one cannot be read.
+    """
+    if places:
+        files = [f for place in places for f in find_images(place)[1]]
+        source = ', '.join(places)
+    else:
+        files, source = _test_images(cfg), 'the test data'
+    if not files:
+        scenes = (draw_scene('val', i, size=320) for i in range(count))
+        # Of several proportions, as photographs are.
+        return ([scene.image[:320 - 16 * i] if i % 2 else
+                 scene.image[:, :320 - 16 * i]
+                 for i, scene in enumerate(scenes)],
+                'generated shapes (no test data there)')
+    images = [cv2.imread(str(file)) for file in files[:count]]
+    for image, file in zip(images, files):
+        if image is None:
+            raise UserError(f'{file}: cannot be read as an image; give others '
+                            'with --images')
+    return images, source
+
+
+def _test_images(cfg: Config) -> list[str]:
+    """Paths of the test images, none if the data are not there."""
+    try:
+        with redirect_stdout(StringIO()):  # pycocotools tells of its progress
+            data = DATASETS.build(cfg.test_dataloader.dataset)
+        return [data.get_data_info(i)['img_path'] for i in range(
+            min(len(data), 100))]
+    except (OSError, UserError):
+        return []
+
+
+def evaluate(model: nn.Module, cfg: Config, file: str | Path,
+             backend: str | None = 'onnxruntime') -> dict[str, float]:
+    """Measure a detector on the test data, by the config's own metric.
+
+    Args:
+        model: The detector.
+        cfg: Its config.
+        file: What it was exported to.
+        backend: The runtime that is to detect; None for the model itself.
+
+    Returns:
+        dict[str, float]: The metrics by name.
+    """
+    detector = Detector(file, backend=backend or 'onnxruntime')
+    with redirect_stdout(StringIO()):
+        data = DATASETS.build(cfg.test_dataloader.dataset)
+        evaluator = Evaluator(cfg.test_evaluator)
+        evaluator.dataset_meta = data.metainfo
+        for item in data:
+            sample = item['data_samples']
+            image = cv2.imread(sample.img_path)
+            found = detector.detect(image) if backend else detect(
+                model, cfg, image, detector.metadata)
+            fields = dict(bboxes=found.boxes, scores=found.scores,
+                          labels=found.labels, masks=found.masks)
+            sample.pred_instances = InstanceData(**{
+                key: torch.as_tensor(value)
+                for key, value in fields.items() if value is not None})
+            evaluator.process([sample])
+        return evaluator.evaluate(len(data))
+
+
 def eager(model: nn.Module, cfg: Config, image: np.ndarray,
-          shape: Sequence[int] | None = None) -> tuple[Tensor, list]:
+          metadata: Mapping) -> tuple[Tensor, list]:
     """What the model's own way makes of a picture.
 
     Args:
         model: In eval mode.
         cfg: Its config, for the test pipeline.
         image: BGR, uint8.
-        shape: Height and width that the input is padded to, px; pictures
-            that do not fit are made smaller.
+        metadata: Of the exported file, for a ``shape`` that is fixed:
+            pictures are padded to it, and made to fit.
 
     Returns:
         tuple: The network's input (1, 3, H, W), and the data sample of the
         picture in a list.
     """
-    steps = [dict(step) for step in get_test_pipeline_cfg(cfg.copy())]
-    steps[0] = dict(type='mmdet.LoadImageFromNDArray')
-    for step in steps:
+    shape, fixed = metadata['shape'], metadata['preprocess']
+    steps = [dict(type='mmdet.LoadImageFromNDArray')]
+    for step in get_test_pipeline_cfg(cfg.copy())[1:]:
+        if 'Annotations' in step['type']:
+            continue
         if shape and step['type'].endswith('Resize'):
-            size = fitted_size(image.shape[:2], step, shape)
+            size = fitted_size(image.shape[:2], fixed['resize'], shape)
             step.update(scale=size[::-1], keep_ratio=False)
-    steps = [step for step in steps if 'Annotations' not in step['type']]
+        elif shape and step['type'].endswith('Pad') and step.get('size'):
+            step.update(size=tuple(fixed['pad']['size']))
+        steps.append(step)
     data = Compose(steps)(dict(img=image, img_id=0, img_path=''))
     data = model.data_preprocessor(pseudo_collate([data]))
     inputs = data['inputs']
@@ -151,20 +245,19 @@ def eager(model: nn.Module, cfg: Config, image: np.ndarray,
 
 @torch.no_grad()
 def detect(model: nn.Module, cfg: Config, image: np.ndarray,
-           shape: Sequence[int] | None = None) -> Detections:
+           metadata: Mapping) -> Detections:
     """Detect with the model; arguments as of :func:`eager`."""
-    inputs, samples = eager(model, cfg, image, shape)
+    inputs, samples = eager(model, cfg, image, metadata)
     found = model.predict(inputs, samples, rescale=True)[0].pred_instances
-    masks = found.masks if 'masks' in found else None
-    return Detections(*(x if x is None else np.asarray(x.cpu()) for x in (
-        found.bboxes, found.scores, found.labels)), masks=None if masks is None
-        else np.asarray(torch.as_tensor(masks).cpu(), bool))
+    return Detections(
+        found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy(),
+        found.masks.numpy() if 'masks' in found else None)
 
 
 @torch.no_grad()
 def _compare_maps(model: nn.Module, cfg: Config, detector: Detector,
                   image: np.ndarray) -> tuple:
-    inputs, _ = eager(model, cfg, image, detector.metadata['shape'])
+    inputs, _ = eager(model, cfg, image, detector.metadata)
     expected = [x for levels in model.bbox_head(model.extract_feat(inputs))
                 for x in levels]
     found = detector.run(detector.prepare(image)).values()
@@ -175,7 +268,7 @@ def _compare_maps(model: nn.Module, cfg: Config, detector: Detector,
 
 def _compare_detections(model: nn.Module, cfg: Config, detector: Detector,
                         image: np.ndarray) -> tuple:
-    expected = detect(model, cfg, image, detector.metadata['shape'])
+    expected = detect(model, cfg, image, detector.metadata)
     return compare(expected, detector.detect(image), detector.metadata['test'])
 
 

@@ -5,9 +5,7 @@ Own work on mmdet 3.3.0's parts (the test pipeline, ``model.test_step``,
 last part of an image's path, so that ``a/1.jpg`` and ``b/1.jpg`` collide, and
 stops at the first image that cannot be read.
 """
-import glob
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,37 +27,9 @@ from torch import nn
 
 from ..checkpoints import get_state_dict, load_whole
 from ..errors import UserError
+from ..images import find_images, output_files
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
-
-
-def find_images(place: str) -> tuple[Path, list[Path]]:
-    """List the images that a command line names.
-
-    Args:
-        place: An image, a folder (searched with its subfolders) or a glob
-            pattern (``**`` for subfolders).
-
-    Returns:
-        tuple: The folder that all images are in, and the images, sorted.
-
-    Raises:
-        UserError: If there are none.
-    """
-    path = Path(place)
-    if path.is_dir():
-        root = path
-        found = (f for f in path.rglob('*') if f.suffix.lower() in SUFFIXES)
-    else:
-        found = map(Path, [place] if path.exists() else
-                    glob.glob(place, recursive=True))
-    images = sorted(file for file in found if file.is_file())
-    if not images:
-        raise UserError(f'{place}: no images there; name an image, a folder '
-                        'or a quoted pattern')
-    if not path.is_dir():
-        root = Path(os.path.commonpath([file.parent for file in images]))
-    return root, images
+__all__ = ['detect', 'find_images', 'load_detector', 'to_instances']
 
 
 def load_detector(cfg: Config, checkpoint: str,
@@ -96,40 +66,6 @@ def load_detector(cfg: Config, checkpoint: str,
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f'--device {device}: {reason}') from error
-
-
-def output_files(root: Path, images: Sequence[Path],
-                 out_dir: Path) -> list[tuple[Path, Path]]:
-    """Where the results of each image go.
-
-    ``a/1.jpg`` below ``root`` gives ``out_dir/vis/a/1.jpg`` and
-    ``out_dir/preds/a/1.jpg.json``; a picture whose format is not JPEG or PNG
-    gets ``.png`` added to its name.
-
-    Args:
-        root: The folder that all images are in.
-        images: The images.
-        out_dir: The folder for the results.
-
-    Returns:
-        list: A picture and a JSON file for each image.
-
-    Raises:
-        UserError: If a result would replace an input or another result.
-    """
-    outputs = []
-    for image in images:
-        name = str(image.relative_to(root))
-        drawn = name if image.suffix.lower() in SUFFIXES[:3] else name + '.png'
-        outputs.append((out_dir / 'vis' / drawn,
-                        out_dir / 'preds' / f'{name}.json'))
-    inputs = {image.resolve() for image in images}
-    pictures = [picture.resolve() for picture, _ in outputs]
-    for picture in pictures:
-        if picture in inputs or pictures.count(picture) > 1:
-            raise UserError(f'{picture}: would be overwritten by a result; '
-                            'choose another --out-dir')
-    return outputs
 
 
 def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],

@@ -1,0 +1,63 @@
+"""Detect without torch: ``demo/onnx_demo.py FILE IMAGES [options]``.
+
+FILE is what ``tools/deployment/export_onnx.py`` has written. Needs numpy,
+OpenCV and onnxruntime (or openvino). Writes ``<out dir>/vis/<image>`` and
+``<out dir>/preds/<image>.json`` (``vovnet/deploy/results.py``).
+"""
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
+from vovnet.deploy.results import detect_files
+from vovnet.deploy.runtime import BACKENDS, Detector
+from vovnet.errors import UserError, one_line
+from vovnet.images import find_images
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Detect without torch')
+    parser.add_argument('file', help='an exported detector, .onnx')
+    parser.add_argument('images', help='image, folder or quoted glob pattern')
+    parser.add_argument('--out-dir', default='outputs', type=Path,
+                        help='folder for the results (default: outputs)')
+    parser.add_argument('--score-thr', default=0.3, type=float,
+                        help='lowest score to show (default: 0.3)')
+    parser.add_argument('--backend', choices=BACKENDS, default=BACKENDS[0],
+                        help=f'(default: {BACKENDS[0]})')
+    parser.add_argument(
+        '--providers', nargs='+', metavar='NAME', help="ONNX Runtime's, best "
+        'first, such as CUDAExecutionProvider (default: the CPU)')
+    parser.add_argument('--threads', type=int,
+                        help="(default: the runtime's choice)")
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    detector = Detector(args.file, backend=args.backend,
+                        providers=args.providers, threads=args.threads)
+    root, images = find_images(args.images)
+    unread, start = [], time.perf_counter()
+    for image, count in detect_files(detector, root, images, args.out_dir,
+                                     args.score_thr):
+        if count is None:
+            unread.append(image)
+            print(f'{image}: cannot be read as an image', file=sys.stderr)
+        else:
+            print(f'{image}: {count} objects')
+    spent = time.perf_counter() - start
+    print(f'Results of {len(images) - len(unread)} images are in '
+          f'{args.out_dir} ({args.backend}, {spent / len(images) * 1e3:.0f} '
+          'ms each with reading and writing)')
+    if unread:
+        raise UserError(f'{len(unread)} of {len(images)} images cannot be '
+                        f'read, the first is {unread[0]}; replace them')
+
+
+if __name__ == '__main__':
+    main()
