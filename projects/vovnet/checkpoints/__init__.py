@@ -2,6 +2,7 @@
 from .detectron2 import convert_detectron2, load_detectron2
 from .dialect import Dialect, Normalization
 from .download import fetch
+from .images import check_images
 from .match import Match, get_state_dict, load_whole, match
 from .metafiles import download_weights, read_index, read_metafiles
 from .model_zoo import update_page
@@ -15,9 +16,9 @@ from .weights import Weights, interpret, read_weights, to_scheme
 
 __all__ = [
     'PUBLISHED', 'SAFE_GLOBALS', 'SCHEMES', 'TARGETS', 'Dialect', 'Match',
-    'Normalization', 'PretrainedVoVNet', 'Published', 'Weights', 'convert',
-    'convert_detectron2', 'download_weights', 'fetch', 'get_state_dict',
-    'interpret', 'load_detectron2', 'load_file', 'load_whole', 'match',
-    'publish', 'read_index', 'read_metafiles', 'read_weights', 'timm_file',
-    'to_scheme', 'update_page'
+    'Normalization', 'PretrainedVoVNet', 'Published', 'Weights',
+    'check_images', 'convert', 'convert_detectron2', 'download_weights',
+    'fetch', 'get_state_dict', 'interpret', 'load_detectron2', 'load_file',
+    'load_whole', 'match', 'publish', 'read_index', 'read_metafiles',
+    'read_weights', 'timm_file', 'to_scheme', 'update_page'
 ]

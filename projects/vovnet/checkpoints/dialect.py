@@ -6,7 +6,7 @@ maskrcnn-benchmark's frozen batch norm has no eps
 (``maskrcnn_benchmark/layers/batch_norm.py``).
 """
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +36,8 @@ class Normalization(NamedTuple):
 
         Args:
             cfg: Has ``mean`` and ``std`` and, if images are turned from BGR,
-                in which mmcv reads them, to RGB, ``bgr_to_rgb=True``.
+                in which mmcv reads them, to RGB, ``bgr_to_rgb=True``
+                (mmpretrain's name for it is ``to_rgb``).
 
         Raises:
             UserError: Unless mean and std have as many numbers.
@@ -47,11 +48,37 @@ class Normalization(NamedTuple):
             raise UserError(
                 f'data_preprocessor={dict(cfg)}: needs mean and std, a number '
                 'for each channel, and bgr_to_rgb where it is True')
-        return cls(mean, std, not cfg.get('bgr_to_rgb', False))
+        return cls(mean, std, not (cfg.get('bgr_to_rgb') or cfg.get('to_rgb')))
+
+    def agrees(self, other: 'Normalization') -> bool:
+        """Whether a network takes images of one for those of the other.
+
+        ImageNet's mean is written 103.53, 102.98 and 104: means may differ by
+        a grey level of 255, deviations by a hundredth.
+        """
+        return self.bgr == other.bgr and all(
+            abs(a - b) <= 1 for a, b in _pairs(self.mean, other.mean)
+        ) and all(abs(a - b) <= 0.01 * a
+                  for a, b in _pairs(self.std, other.std))
 
     def __str__(self) -> str:
         return (f'data_preprocessor=dict(mean={list(self.mean)}, '
                 f'std={list(self.std)}, bgr_to_rgb={not self.bgr})')
+
+
+def _pairs(a: Sequence[float], b: Sequence[float]
+           ) -> Iterator[tuple[float, float]]:
+    """Numbers of two lists, channel by channel; one serves all channels."""
+    channels = max(len(a), len(b))
+    return zip(*(values * channels if len(values) == 1 else values
+                 for values in (a, b)))
+
+
+def same_means(a: Normalization, b: Normalization) -> bool:
+    """Whether the means agree, whichever order the channels have."""
+    return len(a.mean) == len(b.mean) and all(
+        abs(x - y) <= 1e-2
+        for x, y in zip(a.mean, b.mean[::1 if a.bgr == b.bgr else -1]))
 
 
 class Dialect(NamedTuple):
@@ -305,9 +332,8 @@ def fold_normalization(weights: Mapping[str, Tensor], trained: Normalization,
         UserError: If the means differ.
     """
     step = -1 if trained.bgr != given.bgr else 1
-    mean, std = given.mean[::step], given.std[::step]
-    if len(mean) != len(trained.mean) or any(
-            abs(a - b) > 1e-2 for a, b in zip(mean, trained.mean)):
+    std = given.std[::step]
+    if not same_means(trained, given):
         raise UserError(
             f'the mean must be that of the weights, {list(trained.mean)} '
             f'({"BGR" if trained.bgr else "RGB"}), it cannot be folded into '

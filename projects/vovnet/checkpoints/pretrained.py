@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models import VoVNet
 from .dialect import Dialect, Normalization, fold_normalization, structure
+from .images import remember
 from .match import match
 from .schemes import detect
 from .weights import fit, interpret, read_weights
@@ -36,11 +37,13 @@ class PretrainedVoVNet:
         data_preprocessor: That of the detector (mean, std, bgr_to_rgb). If it
             is given, and the weights were trained with another std or order
             of channels, the difference is folded into the first convolution.
+            Without it :func:`~vovnet.checkpoints.check_images` refuses such a
+            difference; False lets it pass.
     """
 
     def __init__(self, checkpoint: str, prefix: str | None = None,
                  map_location: Any = 'cpu',
-                 data_preprocessor: Mapping | None = None) -> None:
+                 data_preprocessor: Mapping | bool | None = None) -> None:
         self.checkpoint = checkpoint
         self.prefix = prefix
         self.map_location = map_location
@@ -64,22 +67,26 @@ class PretrainedVoVNet:
             raise UserError(f'VoVNet: {error}') from error
         logger.info(f'VoVNet: {source}: {weights}')
         state = fit(module, weights.state_dict, weights.dialect, source)
+        wanted = weights.dialect.normalization
         if self.data_preprocessor:
-            state = self._fold(state, weights.dialect.normalization)
+            state, wanted = self._fold(state, wanted)
         report = _load(module, state, source)
+        remember(module, source,
+                 None if self.data_preprocessor is False else wanted)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, report)
 
     def _fold(self, state: Mapping[str, Tensor],
-              trained: Normalization | None) -> dict[str, Tensor]:
+              trained: Normalization | None
+              ) -> tuple[dict[str, Tensor], Normalization]:
         if trained is None:
             raise UserError(
                 f'VoVNet: {self.checkpoint}: nothing says how the images were '
                 'normalised, so that data_preprocessor cannot be folded in; '
                 'take it out of init_cfg and normalise as the weights want')
         try:
-            return fold_normalization(
-                state, trained, Normalization.of(self.data_preprocessor))
+            given = Normalization.of(self.data_preprocessor)
+            return fold_normalization(state, trained, given), given
         except UserError as error:
             raise UserError(f'VoVNet: {self.checkpoint}: {error}') from error
 
@@ -140,6 +147,7 @@ def read_into_vovnet(module: VoVNet, state_dict: dict[str, Tensor],
     spoken = Dialect.of(metadata.get('dialect', {}))
     if not found:
         return  # load_state_dict says what is missing
+    remember(module, source, None)
     if not found[0].startswith('mmengine'):
         weights = interpret(mine, source, prefix)
         own, spoken = weights.state_dict, weights.dialect
@@ -155,3 +163,4 @@ def read_into_vovnet(module: VoVNet, state_dict: dict[str, Tensor],
     for key in mine:
         del state_dict[key]
     state_dict.update((prefix + k, v) for k, v in ready.items())
+    remember(module, source, spoken.normalization)

@@ -2,10 +2,11 @@
 from ..checkpoints.whole_file import WholeFileBackend
 from .checkpoint_hook import WholeCheckpointHook
 from .cpu import ChannelsLastHook
+from .images_check_hook import ImagesCheckHook
 from .load_check_hook import LoadCheckHook
 from .resume_hook import ExactResumeHook
 
 __all__ = [
-    'ChannelsLastHook', 'ExactResumeHook', 'LoadCheckHook',
+    'ChannelsLastHook', 'ExactResumeHook', 'ImagesCheckHook', 'LoadCheckHook',
     'WholeCheckpointHook', 'WholeFileBackend'
 ]

@@ -7,7 +7,8 @@ copied). What differs:
 
 - mistakes are looked for before anything is built or written, and end with
   one line (:mod:`vovnet.errors`);
-- checkpoints are read as data (:mod:`vovnet.checkpoints`) and have to fit;
+- checkpoints are read as data (:mod:`vovnet.checkpoints`) and have to fit,
+  also in how they want the images normalised;
 - a config may also be given relative to the repository's root;
 - ``--resume`` without a file keeps ``load_from`` if there is nothing to
   resume yet, and ``--launcher pytorch`` works without a GPU, over gloo.
@@ -35,6 +36,7 @@ from mmengine.runner import Runner
 from ..datasets.check import check_datasets
 from ..errors import NO_ROOM, UserError, process_rank
 from .cpu import keep_memory
+from .images_check_hook import ImagesCheckHook
 from .load_check_hook import LoadCheckHook
 
 # MMEngine 0.10 asks for it in every run, whichever setuptools is installed.
@@ -410,6 +412,7 @@ def _build_runner(cfg: Config, splits: tuple, purpose: str) -> Runner:
         raise UserError(f'config {cfg.filename}: {error}') from error
     for line in oddities:
         runner.logger.warning(line)
+    runner.register_hook(ImagesCheckHook())
     if load_from:
         runner.register_hook(LoadCheckHook(load_from, purpose))
     return runner

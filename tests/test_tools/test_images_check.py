@@ -1,0 +1,49 @@
+"""tools/train.py and the normalisation that pretrained weights want."""
+import sys
+
+import pytest
+import torch
+from tool_runs import ROOT
+
+sys.path.insert(0, str(ROOT / 'tests/test_checkpoints'))
+import foreign
+from foreign import NETS
+
+BACKBONE = '''
+model.update(
+    backbone=dict(
+        type='VoVNet', arch='V2-19-slim-dw', out_indices=(1, 2),
+        norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint={path!r})),
+    neck=dict(type='FPN', in_channels=[256, 384], out_channels=16,
+              num_outs=2))
+'''
+
+
+@pytest.fixture
+def config(write_config, tmp_path):
+    torch.manual_seed(0)
+    torch.save(foreign.random_weights(NETS['19-slim-dw'], foreign.TIMM),
+               tmp_path / 'timm.pth')
+    write_config(tmp_path / 'c.py',
+                 BACKBONE.format(path=str(tmp_path / 'timm.pth')))
+    return tmp_path / 'c.py'
+
+
+def test_refused_before_the_first_step(config, run_tool, tmp_path):
+    run = run_tool(tmp_path, 'tools/train.py', 'c.py')
+    assert run.returncode == 1, run.stdout + run.stderr
+    line, = (x for x in run.stderr.splitlines() if 'error: ' in x)
+    assert line.startswith('error: VoVNet: ') and 'timm.pth: wants' in line
+    assert 'the model has data_preprocessor=dict(mean=[128.0, 128' in line
+    assert 'Traceback' not in run.stdout + run.stderr
+    assert 'Epoch(train)' not in run.stdout
+    assert not list(tmp_path.rglob('epoch_*.pth'))
+
+
+def test_trains_on_request(config, run_tool, tmp_path):
+    run = run_tool(
+        tmp_path, 'tools/train.py', 'c.py', '--cfg-options',
+        'model.backbone.init_cfg.data_preprocessor=False')
+    assert run.returncode == 0, run.stderr
+    assert list(tmp_path.rglob('epoch_1.pth'))
