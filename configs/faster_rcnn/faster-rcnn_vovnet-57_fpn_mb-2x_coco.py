@@ -3,3 +3,5 @@ checkpoint = ('https://dl.dropbox.com/s/'
               'b826phjle6kbamu/vovnet57_statedict_norm.pth?dl=1')
 model = dict(
     backbone=dict(arch='V1-57', init_cfg=dict(checkpoint=checkpoint)))
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].start_factor = 0.01

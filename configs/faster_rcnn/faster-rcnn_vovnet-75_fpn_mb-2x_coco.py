@@ -1,4 +1,4 @@
-_base_ = './faster-rcnn_vovnet-39_fpn_mb-2x_coco.py'
+_base_ = './faster-rcnn_vovnet-57_fpn_mb-2x_coco.py'
 checkpoint = ('https://dl.dropbox.com/s/'
               've1h1ol2ge7yfta/vovnet75_statedict_norm.pth.tar?dl=1')
 model = dict(

@@ -1,4 +1,4 @@
-_base_ = './faster-rcnn_vovnet-39_fpn_mb-2x_coco.py'
+_base_ = './faster-rcnn_vovnet-57_fpn_mb-2x_coco.py'
 checkpoint = ('https://dl.dropbox.com/s/'
               'qtly316zv1isn0t/vovnet93_statedict_norm.pth.tar?dl=1')
 model = dict(

@@ -1,11 +1,18 @@
 """The metafiles: whole, read by MMEngine, and the page that shows them."""
+import re
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from mmengine.config.utils import _get_cfg_metainfo
 
 from vovnet.analysis import paper
-from vovnet.checkpoints import model_zoo, read_metafiles, update_page
+from vovnet.checkpoints import (
+    PUBLISHED,
+    model_zoo,
+    read_metafiles,
+    update_page,
+)
 from vovnet.checkpoints.metafiles import read_index
 from vovnet.errors import UserError
 
@@ -41,22 +48,84 @@ def test_mmengine_finds_the_models(tmp_path):
 
 @pytest.mark.parametrize('model', MODELS, ids=lambda m: m['Name'])
 def test_origin_and_licence_are_stated(model):
+    """Config, weights, licence, normalisation, result, source: each or a word.
+    """
     metadata = model['Metadata']
-    source = metadata.get('Source', '')
+    source = metadata['Source']
+    assert source.startswith('https://')
+    assert (ROOT / model['Config']).is_file()
+    assert metadata['License'] and metadata['Normalization']
     if 'Results' in model:
         assert metadata['Reported By'].endswith('; not reproduced here')
-        assert source.startswith('https://')
         for result in model['Results']:
             assert result['Task'] and result['Dataset'] and result['Metrics']
     else:
         assert 'Reported By' not in metadata
+        assert metadata['Published Result'] == 'none'
     if 'Weights' in model:
-        assert metadata['License'] and metadata['Weights Format']
+        # What mim can download.
+        assert model['Weights'].startswith('https://')
+        assert metadata['Weights Format']
         licence = read_metafiles(INDEX)[model['Name']].licence
         if any(repository in source for repository in NON_COMMERCIAL):
             assert licence == 'CC BY-NC 4.0'
         if 'AdelaiDet' in source:
             assert 'non-commercial' in licence
+    else:
+        assert metadata['Weights Status'].startswith('no weights published')
+        assert metadata['License'] == 'Apache-2.0, of the config'
+        assert metadata['Starting Weights']
+
+
+def test_weights_of_which_only_the_backbone_serves():
+    for model in MODELS:
+        metadata = model['Metadata']
+        theirs = metadata.get('Weights Format') == 'maskrcnn-benchmark'
+        assert theirs == ('mb-2x' in model['Name'])
+        assert theirs == ('backbone only' in metadata.get('Weights Usage', ''))
+
+
+def test_timm_weights_have_an_address_and_a_name():
+    """mim downloads the one, a config of this project names the other."""
+    found = 0
+    for model in MODELS:
+        if name := model['Metadata'].get('Checkpoint'):
+            hub = name.removeprefix('timm://')
+            assert model['Weights'] == (
+                f'https://huggingface.co/timm/{hub}/resolve/main/'
+                'model.safetensors')
+            entry = read_metafiles(INDEX)[model['Name']]
+            assert entry.url == name == PUBLISHED[f'timm/{hub}'].url
+            found += 1
+    assert found == 6
+
+
+@pytest.mark.parametrize(
+    'model', [m for m in MODELS if 'Weights' not in m],
+    ids=lambda m: m['Name'])
+def test_starting_weights_are_those_of_the_config(model):
+    backbone = Config.fromfile(str(ROOT / model['Config'])).model.backbone
+    init = backbone.get('init_cfg') or {}
+    checkpoint = init.get('checkpoint') if isinstance(init, dict) else None
+    first, *others = model['Metadata']['Starting Weights']
+    if checkpoint is None:
+        assert first == dict(Name='random')
+    else:
+        entry = PUBLISHED.get(first['Name'])
+        assert checkpoint == (entry.url if entry else first['Name'])
+        assert first['License'] and first['Source'].startswith('https://')
+        assert not entry or first['License'] == entry.licence
+    for other in others:
+        assert other['License'] == PUBLISHED[other['Name']].licence
+        assert other['Source'].startswith('https://')
+        # They are of the same network, and the options are said.
+        size = re.search(r'vovnet(\d+)', other['Name'])[1]
+        version, mine = re.match(r'V(\d)-(\d+)', backbone.arch).groups()
+        assert mine == size and ('ese' in other['Name']) == (version == '2')
+        options = other.get('Options', '')
+        assert (version == '1') == ("stem='strided'" in options)
+        assert ('detectron2' in other['Name']) == (
+            'data_preprocessor' in options)
 
 
 def test_figures_are_those_of_the_paper():
@@ -95,9 +164,24 @@ def test_row():
         '[w.pth](https://host/s/1/w.pth?dl=1), detectron2, CC BY-NC 4.0',
         'BGR', '[paper, Table 5](https://arxiv.org/abs/1)')
     cells = model_zoo.row({
-        'Name': 'c', 'Config': 'c.py', 'Weights': 'timm://c', 'Metadata': {
-            'License': 'MIT', 'Weights Format': 'timm'}})
-    assert cells[3] == '`timm://c`, timm, MIT'
+        'Name': 'c', 'Config': 'c.py', 'Weights': 'https://host/c/m.bin',
+        'Metadata': {
+            'License': 'MIT', 'Weights Format': 'timm',
+            'Weights Usage': 'backbone only', 'Checkpoint': 'timm://c'}})
+    assert cells[3] == (
+        '[timm://c](https://host/c/m.bin), timm, backbone only, MIT')
+    cells = model_zoo.row({
+        'Name': 'd', 'Config': 'd.py', 'Metadata': {
+            'Weights Status': 'no weights published',
+            'Published Result': 'none', 'Caffe Weights': 'https://host/d',
+            'Starting Weights': [
+                {'Name': 'random'},
+                {'Name': 'x/y', 'License': 'MIT', 'Source': 'https://z',
+                 'Options': 'a=1'}]}})
+    assert cells[1] == 'none'
+    assert cells[3] == (
+        'no weights published ([Caffe](https://host/d)); starts from random '
+        'weights; can start from [x/y](https://z), MIT, with `a=1`')
     assert model_zoo.row({'Name': 'b', 'Config': 'b.py'})[1:] == ('–', ) * 5
 
 

@@ -2,11 +2,11 @@
 
 Own work on OpenMMLab's model index (``model-index.yml`` with ``Import``, and
 metafiles with ``Models: [{Name, Weights, Metadata}]``), which mim reads too.
-A file's checksum stands as ``SHA256`` in its ``Metadata``.
+``Metadata`` may have a file's checksum, as ``SHA256``, and as ``Checkpoint``
+what a config of this project says in place of its address (``timm://NAME``).
 """
 import difflib
 import os
-import shutil
 
 import yaml
 
@@ -14,7 +14,7 @@ from ..errors import UserError
 from .download import fetch
 from .published import PUBLISHED, Published
 from .safe_load import load_download
-from .timm_hub import timm_file
+from .timm_hub import copy_from_timm, load_from_timm, timm_file
 
 
 def download_weights(name: str, index: str, folder: str | None = None
@@ -38,12 +38,11 @@ def download_weights(name: str, index: str, folder: str | None = None
         path = fetch(entry.url, entry.checksum, folder)
         load_download(path, entry.url)  # where no checksum has told
         return entry, path
-    path = timm_file(model := entry.url.removeprefix('timm://'))
+    model = entry.url.removeprefix('timm://')
     if folder:
-        os.makedirs(folder, exist_ok=True)
-        ending = os.path.splitext(path)[1]
-        path = shutil.copy(path, os.path.join(folder, model + ending))
-    return entry, path
+        return entry, copy_from_timm(model, folder)
+    load_from_timm(entry.url)  # refuses what is damaged
+    return entry, timm_file(model)
 
 
 def find_weights(name: str, index: str) -> Published:
@@ -88,7 +87,8 @@ def read_metafiles(index: str) -> dict[str, Published]:
             metadata = model.get('Metadata') or {}
             if model.get('Weights'):
                 found[model['Name']] = Published(
-                    model['Weights'], metadata.get('License', 'not stated'),
+                    metadata.get('Checkpoint', model['Weights']),
+                    metadata.get('License', 'not stated'),
                     checksum=str(metadata.get('SHA256', '')),
                     format=metadata.get('Weights Format', ''),
                     config=model.get('Config', ''))

@@ -2,8 +2,12 @@
 
 Own work on OpenMMLab's model index (see :mod:`.metafiles`). Of a metafile's
 keys these are read, beside those that mim reads: ``License``,
-``Normalization``, ``Weights Format``, ``Caffe Weights``, ``Source`` with
-``Table`` or ``Section``, ``Note``, and what a source says of a model's cost.
+``Normalization``, ``Weights Format``, ``Weights Usage``, ``Caffe Weights``,
+``Source`` with ``Table`` or ``Section``, ``Note``, and what a source says of a
+model's cost. A model without ``Weights`` has ``Weights Status``, in words, and
+``Starting Weights``: what the config starts from and, behind it, what else it
+can start from, each with ``Name``, ``License``, ``Source`` and the ``Options``
+that it takes; one without ``Results`` has ``Published Result: none``.
 """
 import os
 import re
@@ -71,7 +75,9 @@ def row(model: Mapping[str, Any]) -> tuple[str, ...]:
     name = f'[{model["Name"]}](../{model["Config"]})'
     if note := metadata.get('Note'):
         name += f' ({note})'
-    cells = (name, _results(model.get('Results') or ()), _cost(metadata),
+    results = _results(model.get('Results') or ()) or metadata.get(
+        'Published Result')
+    cells = (name, results, _cost(metadata),
              _weights(model.get('Weights'), metadata),
              metadata.get('Normalization', ''), _source(metadata))
     return tuple(cell or '–' for cell in cells)
@@ -104,12 +110,29 @@ def _cost(metadata: Mapping[str, Any]) -> str:
 
 def _weights(url: str | None, metadata: Mapping[str, Any]) -> str:
     if url:
-        file = (f'[{os.path.basename(url.partition("?")[0])}]({url})'
-                if url.startswith('http') else f'`{url}`')
-        return f'{file}, {metadata["Weights Format"]}, {metadata["License"]}'
+        name = metadata.get('Checkpoint') or os.path.basename(
+            url.partition('?')[0])
+        return ', '.join(filter(None, (
+            f'[{name}]({url})', metadata['Weights Format'],
+            metadata.get('Weights Usage'), metadata['License'])))
+    status = metadata.get('Weights Status', '')
     if caffe := metadata.get('Caffe Weights'):
-        return f'[Caffe]({caffe}), not read here'
-    return ''
+        status += f' ([Caffe]({caffe}))'
+    first, *others = [_start(each) for each in metadata.get(
+        'Starting Weights', ())] or ['']
+    return '; '.join(filter(None, (
+        status, first and f'starts from {first}',
+        others and f'can start from {", ".join(others)}')))
+
+
+def _start(weights: Mapping[str, str]) -> str:
+    """Weights that a training starts from: their name and their licence."""
+    if 'Source' not in weights:
+        return f'{weights["Name"]} weights'
+    name = os.path.basename(weights['Name']) if weights['Name'].startswith(
+        'http') else weights['Name']
+    return f'[{name}]({weights["Source"]}), {weights["License"]}' + (
+        f', with `{weights["Options"]}`' if 'Options' in weights else '')
 
 
 def _source(metadata: Mapping[str, Any]) -> str:
