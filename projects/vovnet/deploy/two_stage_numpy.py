@@ -42,10 +42,10 @@ def run(
     spec = metadata['two_stage']
     first = sessions['']
     given = dict(image=picture.image, size=np.int64(picture.size))
-    maps = first(**{name: given[name] for name in first.inputs})
+    maps = [*first(**{name: given[name] for name in first.inputs}).values()]
+    levels = len(spec['rpn']['strides'])
     features, scores, deltas = (
-        [level for name, level in maps.items() if name.startswith(kind)]
-        for kind in ('feature', 'rpn_score', 'rpn_delta'))
+        maps[:-2 * levels], maps[-2 * levels:-levels], maps[-levels:])
     rois = proposals(scores, deltas, picture.size, spec['rpn'])
     # mmdet has the NMS work in px of the picture, but on the network's
     # input where masks are still to be pooled from the boxes.
@@ -54,7 +54,7 @@ def run(
     boxes, scores, labels = classify(
         sessions, features, rois, picture.size,
         None if mask else np.float32([1 / s for s in picture.scale * 2]),
-        spec)
+        spec['stages'], metadata['test'])
     if not mask:
         return boxes, scores, labels, None
     shapes = np.zeros((0, 1, 1, 1), np.float32)
@@ -104,7 +104,7 @@ def proposals(scores: Sequence[np.ndarray], deltas: Sequence[np.ndarray],
 def classify(
     sessions: Mapping[str, 'Session'], features: Sequence[np.ndarray],
     rois: np.ndarray, size: tuple[int, int], rescale: np.ndarray | None,
-    spec: Mapping
+    stages: Sequence[Mapping], test: Mapping
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the box heads make of the proposals.
 
@@ -114,8 +114,9 @@ def classify(
         rois: (n, 4), px of the network's input.
         size: Height and width that boxes are clipped to, px.
         rescale: Factors (4, ) that boxes get before the NMS, if any.
-        spec: ``stages`` (one, or a cascade's; each with ``graph``, ``pool``
-            and ``coder``), ``score_thr``, ``nms``, ``max_per_img``.
+        stages: One, or a cascade's; each with ``graph``, ``pool`` and
+            ``coder``.
+        test: ``score_thr``, ``nms``, ``max_per_img``.
 
     Returns:
         tuple: Boxes (k, 4), scores (k, ) and labels (k, ), best first.
@@ -123,24 +124,24 @@ def classify(
     if not len(rois):
         return (np.zeros((0, 4), np.float32), np.zeros(0, np.float32),
                 np.zeros(0, np.int64))
-    stages, logits = spec['stages'], []
+    logits = []
     for last, stage in enumerate(stages, 1 - len(stages)):
-        answer = sessions[stage['graph']](
-            pooled=pool(features, rois, stage['pool']))
-        logits.append(answer['cls_score'])
-        deltas, coder = answer['bbox_pred'], stage['coder']
+        found, deltas = sessions[stage['graph']](
+            pooled=pool(features, rois, stage['pool'])).values()
+        logits.append(found)
+        coder = stage['coder']
         if last < 0:
             label = logits[-1][:, :-1].argmax(1)
             deltas = _of_class(deltas, np.arange(len(rois)), label)
             rois = decode(rois, deltas, size, coder)
     scores = softmax(sum(logits) / np.float32(len(logits)))[:, :-1]
-    roi, labels = np.nonzero(scores > spec['score_thr'])
+    roi, labels = np.nonzero(scores > test['score_thr'])
     scores = scores[roi, labels]
     boxes = decode(rois[roi], _of_class(deltas, roi, labels), size, coder)
     if rescale is not None:
         boxes = boxes * rescale
-    keep = grouped_nms(boxes, scores, labels, spec['nms'],
-                       spec['max_per_img'])
+    keep = grouped_nms(boxes, scores, labels, test['nms'],
+                       test['max_per_img'])
     return boxes[keep], scores[keep], labels[keep]
 
 
@@ -290,7 +291,7 @@ def pool(features: Sequence[np.ndarray], boxes: np.ndarray,
 def roi_align(feature: np.ndarray, boxes: np.ndarray, size: Sequence[int],
               spatial_scale: float, sampling_ratio: int = 0,
               aligned: bool = True, out: np.ndarray | None = None,
-              rows: np.ndarray | None = None) -> np.ndarray:
+              places: np.ndarray | None = None) -> np.ndarray:
     """Bilinear averages over the bins of each box.
 
     Args:
@@ -302,37 +303,34 @@ def roi_align(feature: np.ndarray, boxes: np.ndarray, size: Sequence[int],
             of the bin.
         aligned: Whether pixels' centres lie at half integers.
         out: Array to write to; a new one by default.
-        rows: (n, ), places in ``out``; by default 0 to n - 1.
+        places: (n, ), rows of ``out``; by default 0 to n - 1.
 
     Returns:
         np.ndarray: ``out``, (n, *size, C), float32.
     """
-    channels = feature.shape[2]
     if out is None:
-        out = np.zeros((len(boxes), *size, channels), np.float32)
+        out = np.zeros((len(boxes), *size, feature.shape[2]), np.float32)
     if not len(boxes):
         return out
     corners = (boxes * np.float32(spatial_scale)
                - np.float32(0.5 if aligned else 0))
-    (up, down), (left, right) = (
+    rows, columns = (
         _axis(corners[:, axis], corners[:, axis + 2], bins, length,
               sampling_ratio, aligned)
         for axis, bins, length in zip((1, 0), size, feature.shape))
-    for row, top, vertical, start, horizontal in zip(
-            range(len(boxes)) if rows is None else rows,
-            up, down, left, right):
-        patch = feature[top:top + vertical.shape[1],
-                        start:start + horizontal.shape[1]]
-        height, width = patch.shape[:2]
-        lines = vertical[:, :height] @ patch.reshape(height, -1)
-        np.matmul(horizontal[:, :width],
-                  lines.reshape(size[0], width, channels), out=out[row])
+    places = range(len(boxes)) if places is None else places
+    for place, (top, height, down), (left, width, right) in zip(
+            places, zip(*rows), zip(*columns)):
+        patch = feature[top:top + height, left:left + width]
+        lines = right[:, :width] @ patch
+        np.matmul(down[:, :height], lines.reshape(height, -1),
+                  out=out[place].reshape(size[0], -1))
     return out
 
 
 def _axis(start: np.ndarray, end: np.ndarray, bins: int, length: int,
           sampling_ratio: int, aligned: bool
-          ) -> tuple[np.ndarray, np.ndarray]:
+          ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bilinear sampling along one axis, as weights of pixels.
 
     Args:
@@ -342,8 +340,8 @@ def _axis(start: np.ndarray, end: np.ndarray, bins: int, length: int,
         sampling_ratio, aligned: See :func:`roi_align`.
 
     Returns:
-        tuple: First pixels (n, ), int64, and weights (n, bins, pixels),
-        float32, of the pixels from there on.
+        tuple: First pixel and number of pixels that a box needs, both
+        (n, ), int64, and their weights, (n, bins, at least as many pixels).
     """
     extent = end - start
     if not aligned:
@@ -362,18 +360,19 @@ def _axis(start: np.ndarray, end: np.ndarray, bins: int, length: int,
           + (point + np.float32(0.5)) * step / points)
     weight = (taken & (at >= -1) & (at <= length)) / points
     at = at.clip(0, length - 1)
-    low = np.minimum(at.astype(np.int64), max(length - 2, 0))
-    high = np.minimum(low + 1, length - 1)
+    first = at.min((1, 2)).astype(np.int64)
+    pixels = np.ceil(at.max((1, 2))).astype(np.int64) - first + 1
+    low = at.astype(np.int64)
     fraction = at - low
-    first = low.min((1, 2))
-    pixels = (high.max((1, 2)) - first).max() + 1
-    line = (np.arange(len(start))[:, None, None] * bins
-            + np.arange(bins)[:, None]) * pixels - first[:, None, None]
-    weights = np.bincount(
-        np.concatenate([line + low, line + high], 2).ravel(),
-        np.concatenate([weight * (1 - fraction), weight * fraction],
-                       2).ravel(), len(start) * bins * pixels)
-    return first, weights.reshape(-1, bins, pixels).astype(np.float32)
+    # One pixel to spare: the last one's neighbour, which has no weight.
+    shape = len(start), bins, pixels.max() + 1
+    place = low - first[:, None, None] + np.arange(
+        0, np.prod(shape), shape[2]).reshape(*shape[:2], 1)
+    weights = sum(
+        np.bincount(where.ravel(), part.ravel(), np.prod(shape))
+        for where, part in ((place, weight * (1 - fraction)),
+                            (place + 1, weight * fraction)))
+    return first, pixels, weights.reshape(shape).astype(np.float32)
 
 
 def paste(shapes: np.ndarray, boxes: np.ndarray, size: tuple[int, int],
