@@ -1,0 +1,80 @@
+"""What training keeps: ``training_memory.py [ARCH ...]``.
+
+Measures the peak memory and the time of a training step of VoVNet, in each
+mode of ``with_cp``, beside timm's network of the same arch
+(:mod:`vovnet.analysis.training`).
+"""
+import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # the profiler's
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+from vovnet.analysis import report, training
+from vovnet.analysis.subject import DTYPES
+from vovnet.errors import UserError, one_line
+
+SETUP = training.Setup()
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Measure the memory and the time of training steps, '
+        "beside timm's",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('archs', nargs='*', default=['V2-39'],
+                        metavar='ARCH', help=', '.join(training.TIMM))
+    parser.add_argument('--shape', nargs='+', type=int, metavar='PX',
+                        default=SETUP.shape, help='height and width of the '
+                        'images, or one number for both')
+    parser.add_argument('--batch-size', type=int, metavar='N',
+                        default=SETUP.batch_size, help='images of a step')
+    parser.add_argument('--device', help='cpu, cuda or cuda:N (default: a GPU '
+                        'if there is one)')
+    parser.add_argument('--dtype', choices=DTYPES, default=SETUP.dtype,
+                        help='fp32, or the type of autocast')
+    parser.add_argument('--channels-last', action='store_true',
+                        help='channels are the fastest dimension in memory')
+    parser.add_argument('--threads', type=int, metavar='N',
+                        help="of the CPU (default: torch's choice)")
+    parser.add_argument('--rounds', type=int, default=SETUP.rounds,
+                        metavar='N', help='steps of each network, in turns')
+    parser.add_argument('--out', nargs='+', default=[], metavar='FILE',
+                        help='written in the format of their names: '
+                        f'{", ".join(report.FORMATS)}')
+    parser.add_argument('--overwrite', action='store_true',
+                        help='files of --out that are there')
+    return parser.parse_args()
+
+
+@one_line()
+def main() -> None:
+    args = parse_args()
+    report.check_files(args.out, args.overwrite)
+    if args.threads is not None:
+        if args.threads < 1:
+            raise UserError(f'--threads {args.threads}: give at least 1')
+        torch.set_num_threads(args.threads)
+    if not args.device:
+        args.device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    setup = training.Setup(args.shape, args.batch_size, args.device,
+                           args.dtype, args.channels_last, args.rounds)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task('', total=training.num_steps(args.archs, setup))
+        found = training.measure_training(
+            args.archs, setup, lambda text: bar.update(
+                task, description=text, advance=1))
+    training.save(found, args.out)
+    print(training.markdown(found))
+    for file in args.out:
+        print(f'Written: {file}')
+
+
+if __name__ == '__main__':
+    main()
