@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save
 
 import vovnet
+from vovnet.checkpoints import metafiles
 from vovnet.errors import UserError
 
 NET = NETS['19-slim-dw']
@@ -165,3 +167,84 @@ def test_not_in_the_cache(cache):
     assert 'checkpoint timm://other.tag: not in the cache' in text
     assert 'https://huggingface.co/timm/other.tag' in text
     assert '\n' not in text
+
+
+ALONE = """
+import sys, time, vovnet
+from vovnet.errors import one_line
+from mmengine.runner.checkpoint import CheckpointLoader
+with one_line():
+    start = time.monotonic()
+    try:
+        CheckpointLoader.load_checkpoint('timm://ese_vovnet39b', 'cpu')
+    finally:
+        print(time.monotonic() - start)
+"""
+
+
+def test_no_network_is_one_line_at_once(tmp_path):
+    """The hub itself would ask six times within 23 seconds, and log each."""
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', ALONE],
+        env={**os.environ, 'HF_HOME': str(tmp_path), 'NO_PROXY': '*',
+             'HF_ENDPOINT': 'http://127.0.0.1:9',
+             'PYTHONPATH': str(Path(vovnet.__file__).parents[1])},
+        capture_output=True, text=True)
+    line, = done.stderr.splitlines()
+    assert line.startswith('error: checkpoint timm://ese_vovnet39b.ra_in1k: '
+                           'not in the cache and cannot be downloaded (')
+    assert 'refused' in line
+    assert float(done.stdout.splitlines()[-1]) < 5 and done.returncode == 1
+
+
+@pytest.fixture
+def in_folder(cache, state):
+    blob = put(cache, 'ese_vovnet39b.ra_in1k', save(state))
+    folder = cache / 'mine'
+
+    def download():
+        return metafiles.download_weights(
+            'timm/ese_vovnet39b.ra_in1k', 'model-index.yml', str(folder))
+
+    return blob, folder, download
+
+
+def test_copy_into_a_folder(in_folder):
+    blob, folder, download = in_folder
+    for _ in range(2):
+        entry, path = download()
+        assert Path(path) == folder / 'ese_vovnet39b.ra_in1k.safetensors'
+        assert not Path(path).is_symlink()
+        assert Path(path).read_bytes() == blob.read_bytes()
+        assert os.listdir(folder) == [Path(path).name]
+        Path(path).write_bytes(b'spoilt')  # and made anew
+    assert entry.licence == 'Apache-2.0'
+
+
+def test_damaged_file_is_not_copied(in_folder):
+    blob, folder, download = in_folder
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-4] + b'abcd')
+    with pytest.raises(UserError, match='is not the file that was published'):
+        download()
+    assert not blob.exists() and not folder.exists()
+
+
+def test_damaged_copy_is_not_kept(in_folder, monkeypatch):
+    """The disk, or the way to it, changes a byte."""
+    blob, folder, download = in_folder
+    content = blob.read_bytes()
+    monkeypatch.setattr(
+        shutil, 'copyfile',
+        lambda source, target: Path(target).write_bytes(content[:-1] + b'x'))
+    with pytest.raises(UserError, match='is not the file that was published'):
+        download()
+    assert os.listdir(folder) == [] and blob.exists()
+
+
+def test_a_damaged_cache_is_not_handed_out(cache, state):
+    blob = put(cache, 'ese_vovnet39b.ra_in1k', save(state))
+    blob.write_bytes(blob.read_bytes()[:-4] + b'abcd')
+    with pytest.raises(UserError, match='removed from the cache'):
+        metafiles.download_weights('timm/ese_vovnet39b.ra_in1k',
+                                   'model-index.yml')

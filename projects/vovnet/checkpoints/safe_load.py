@@ -24,6 +24,7 @@ unpickling.
 import errno
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -37,6 +38,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..errors import UserError
 from .download import fetch, not_weights, unwrapped
+from .pickled import examine
 from .published import CHECKSUMS
 
 
@@ -83,6 +85,10 @@ SAFE_GLOBALS = [
     *_numpy_globals(),
 ]
 """All that a checkpoint may name beyond torch's own list of safe types."""
+# getattr is safe only as it is read here, see above.
+_SAFE_NAMES = {entry[1] if isinstance(entry, tuple) else
+               f'{entry.__module__}.{entry.__qualname__}'
+               for entry in SAFE_GLOBALS} - {'builtins.getattr'}
 
 
 def load_file(path: str | os.PathLike, map_location: Any = None,
@@ -123,11 +129,18 @@ def _is_safetensors(path: str) -> bool:
         int.from_bytes(head[:8], 'little') < os.path.getsize(path)
 
 
+# What torch says besides refusing a file, which is enough.
+_NOTICES = ('Detected pickle protocol', '.*looks like a TorchScript archive')
+
+
 @contextmanager
 def _plainly(path: str, name: str) -> Iterator[None]:
     """Allow what is safe; whatever else the file asks for is refused."""
     try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
+        with torch.serialization.safe_globals(SAFE_GLOBALS), \
+                warnings.catch_warnings():
+            for notice in _NOTICES:
+                warnings.filterwarnings('ignore', notice, UserWarning)
             yield
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -143,13 +156,21 @@ def _reason(path: str, message: str) -> str:
     """Why a file could not be read, and what to do."""
     if reason := not_weights(path):
         return reason
-    if named := re.search(r'GLOBAL (\S+?)(?= was not| whose module)', message):
-        return (f'refused, it asks for {named[1]}, which could run code '
-                '(nothing was run); get a file that holds only weights '
-                '(a state_dict)')
     if 'TorchScript' in message or 'unrecognized function' in message:
         return ('refused, it holds a program, not only weights (nothing was '
                 'run); get a file that holds only weights (a state_dict)')
+    found = re.search(r'GLOBAL (\S+?)(?= was not| whose module)', message)
+    protocol, named = examine(path) or (0, [])
+    unsafe = [found[1]] if found else [
+        name for name in named if name not in _SAFE_NAMES]
+    if unsafe:
+        return (f'refused, it asks for {unsafe[0]}, which could run code '
+                '(nothing was run); get a file that holds only weights '
+                '(a state_dict)')
+    if protocol > 3:
+        return (f'is a pickle of protocol {protocol}, which torch does not '
+                'read as data only; if you trust it, load it in Python and '
+                'save it with torch.save(..., pickle_protocol=2)')
     return ('is cut short, damaged or not a PyTorch checkpoint '
             f'({os.path.getsize(path)} bytes); copy or download it again')
 
