@@ -6,6 +6,7 @@ import foreign
 import pytest
 import torch
 from foreign import NETS, evaluate, random_weights
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import (
     get_state_dict,
     load_checkpoint,
@@ -26,7 +27,7 @@ from vovnet.checkpoints import (
     to_scheme,
 )
 from vovnet.errors import UserError
-from vovnet.models import VoVNet
+from vovnet.models import VoVNet, VoVNetCP
 
 TINY = dict(num_blocks=NETS['tiny'].blocks, num_layers=NETS['tiny'].layers,
             stage_channels=NETS['tiny'].layer,
@@ -408,6 +409,51 @@ def test_petr(tmp_path, monkeypatch):
         for model in (by_load_from.img_backbone.eval(), by_init_cfg):
             for a, b in zip(model(x), want, strict=True):
                 assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmpretrain'])
+def test_vovnet_cp(scope, tmp_path):
+    """A config of mmdet3d's projects, not a word changed."""
+    state = random_weights(NETS['19-slim-dw'], foreign.AUTHORS)
+    torch.save(dict(state_dict=with_prefix(state, 'img_backbone.')),
+               tmp_path / 'a.pth')
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(dict(
+            type='VoVNetCP', spec_name='V-19-slim-dw-eSE', norm_eval=True,
+            frozen_stages=-1, input_ch=3, out_features=('stage4', 'stage5'),
+            pretrained=str(tmp_path / 'a.pth')))
+    model.init_weights()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        want = evaluate(state, NETS['19-slim-dw'], foreign.AUTHORS, x)[2:]
+        for a, b in zip(model.eval()(x), want, strict=True):
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_vovnet_cp_is_a_vovnet_with_other_defaults():
+    model = VoVNetCP('V-19-slim-dw-eSE').train()
+    assert model.out_channels == (112, 256, 384, 512)
+    assert model.with_cp == 'block'
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and not any(m.training for m in norms)
+    frozen = VoVNetCP('V-19-slim-dw-eSE', frozen_stages=1, with_cp=False,
+                      init_cfg=dict(type='Pretrained', checkpoint='a'))
+    # Theirs: 0 freezes the stem, k also the stages 2 to k + 1.
+    learning = {name.partition('.')[0] for name, weight
+                in frozen.named_parameters() if weight.requires_grad}
+    assert learning == {'stage3', 'stage4', 'stage5'}
+    assert frozen.init_cfg == dict(type='Pretrained', checkpoint='a')
+    assert VoVNetCP('V-39-eSE', 4).stem[0].conv.in_channels == 4
+
+
+@pytest.mark.parametrize('options, told', [
+    (dict(spec_name='V-19-slim-dw'), "VoVNet: arch='V-19-slim-dw' is not"),
+    (dict(out_features=['stem']), "out_features='stem' is not one of 'stage2"),
+    (dict(pretrained='a', init_cfg=dict(type='Pretrained', checkpoint='b')),
+     'pretrained and init_cfg say the same')])
+def test_bad_options_of_vovnet_cp(options, told):
+    with pytest.raises(ValueError, match=told):
+        VoVNetCP(**{'spec_name': 'V-19-slim-dw-eSE', **options})
 
 
 def test_part_of_a_state_dict_loads_as_ever():

@@ -6,6 +6,7 @@ from .backbones import (
     MobileNetV1,
     PeleeNet,
     VoVNet,
+    VoVNetCP,
     arch_settings,
     cifar_arch_settings,
 )
@@ -17,5 +18,5 @@ if find_spec('mmdet'):
 
 __all__ = [
     'CIFARNet', 'DSODDenseNet', 'MobileNetV1', 'PeleeNet', 'VoVNet',
-    'arch_settings', 'cifar_arch_settings'
+    'VoVNetCP', 'arch_settings', 'cifar_arch_settings'
 ]

@@ -1,0 +1,57 @@
+"""VoVNetV2 by the options of mmdet3d's ``VoVNetCP``.
+
+Source, read for its options only: open-mmlab/mmdetection3d@d6307f8,
+``projects/PETR/petr/vovnetcp.py`` (PETR, StreamPETR and SparseBEV have copies
+of it). What differs: outputs are a tuple, the stem cannot be one of them,
+stages behind the last output are not built, and the weights may be named as
+any library names them.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.registry import MODELS
+
+from .vovnet import VoVNet
+
+
+@MODELS.register_module()
+class VoVNetCP(VoVNet):
+    """:class:`VoVNet` for configs of mmdet3d's projects, unchanged.
+
+    Args:
+        spec_name (str): The authors' name of a V2, as 'V-99-eSE'.
+        input_ch (int): Channels of the images. Defaults to 3.
+        out_features (Sequence[str], optional): Stages to return, out of
+            'stage2' to 'stage5'; all by default.
+        frozen_stages (int): As for :class:`VoVNet`.
+        norm_eval (bool): As there, but True by default.
+        pretrained (str, optional): ``checkpoint`` of ``init_cfg``.
+        init_cfg (dict | list, optional): As there.
+        with_cp (bool | str): As there, but 'block' by default: mmdet3d's
+            always recomputes its blocks in training.
+        **options: Others of :class:`VoVNet`.
+
+    Raises:
+        ValueError: An option is outside its choices, or ``pretrained`` and
+            ``init_cfg`` are both given.
+    """
+
+    def __init__(self,
+                 spec_name: str,
+                 input_ch: int = 3,
+                 out_features: Sequence[str] | None = None,
+                 frozen_stages: int = -1,
+                 norm_eval: bool = True,
+                 pretrained: str | None = None,
+                 init_cfg: dict | Sequence[dict] | None = None,
+                 with_cp: bool | str = 'block',
+                 **options: Any) -> None:
+        if pretrained:
+            if init_cfg:
+                raise ValueError('VoVNetCP: pretrained and init_cfg say the '
+                                 'same, give one of them')
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        super().__init__(
+            spec_name, input_ch, out_features=out_features,
+            frozen_stages=frozen_stages, norm_eval=norm_eval,
+            init_cfg=init_cfg, with_cp=with_cp, **options)
