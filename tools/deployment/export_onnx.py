@@ -14,7 +14,6 @@ sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.deploy import export, verify
-from vovnet.deploy.runtime import BACKENDS
 from vovnet.errors import one_line
 from vovnet.runtime import launch, predict
 
@@ -92,10 +91,9 @@ def main() -> None:
     for file in files:
         print(f'Wrote {file} ({file.stat().st_size / 1e6:.1f} MB)')
     if args.eval:
-        for backend in None, *BACKENDS:
-            metrics = verify.evaluate(model, cfg, files[0], backend)
-            print(f'{backend or "the model"}: ' + ', '.join(
-                f'{name} {value:.4f}' for name, value in metrics.items()),
+        for name, metrics in verify.accuracies(model, cfg, files[0]):
+            print(f'{name}: ' + ', '.join(
+                f'{key} {value:.4f}' for key, value in metrics.items()),
                 flush=True)
     if not args.maps:
         print(f'Use it without torch: demo/onnx_demo.py {files[0]} IMAGES')

@@ -4,7 +4,7 @@ Own work. Runs the file on pictures in each runtime that is installed, through
 :mod:`vovnet.deploy.runtime`, and the model through mmdet's own test pipeline
 and ``predict``, and compares boxes, scores, labels and masks.
 """
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
@@ -41,6 +41,8 @@ MASKS = 0.98
 MAPS = 1e-3
 """Tolerance of a map, as a share of its largest value."""
 
+MAP = 1e-3
+"""Tolerance of the mAP on the test data."""
 TOLERANCES = (f'{BOXES} px of a box, {SCORES} of a score, masks that overlap '
               f'by {MASKS}, {MAPS} of a map\'s largest value')
 
@@ -103,7 +105,7 @@ def verify(model: nn.Module, cfg: Config, file: Path,
         UserError: If a runtime differs by more than the tolerances, or there
             is nothing to compare: no runtime, or no detections.
     """
-    backends = backends or [name for name in BACKENDS if find_spec(name)]
+    backends = backends or _installed()
     if not backends:
         raise UserError('onnxruntime: is not installed, and no file is '
                         'written unchecked; pip install onnxruntime')
@@ -175,20 +177,36 @@ def _test_images(cfg: Config) -> list[str]:
         return []
 
 
-def evaluate(model: nn.Module, cfg: Config, file: str | Path,
-             backend: str | None = 'onnxruntime') -> dict[str, float]:
-    """Measure a detector on the test data, by the config's own metric.
+def accuracies(model: nn.Module, cfg: Config,
+               file: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """Measure model and file on the test data, by the config's own metric.
 
     Args:
         model: The detector.
         cfg: Its config.
         file: What it was exported to.
-        backend: The runtime that is to detect; None for the model itself.
 
-    Returns:
-        dict[str, float]: The metrics by name.
+    Yields:
+        tuple: ``'model'`` and then each runtime that is installed, and the
+        metrics by name.
+
+    Raises:
+        UserError: If a runtime's mAP is another than the model's.
     """
-    detector = Detector(file, backend=backend or 'onnxruntime')
+    expected = _accuracy(model, cfg, file, None)
+    yield 'model', expected
+    for backend in _installed():
+        found = _accuracy(model, cfg, file, backend)
+        yield backend, found
+        for name, value in found.items():
+            if name.endswith('mAP') and abs(value - expected[name]) > MAP:
+                raise UserError(f'{file}: {name} is {value:.4f} in {backend}, '
+                                f'but {expected[name]:.4f} of the model')
+
+
+def _accuracy(model: nn.Module, cfg: Config, file: str | Path,
+              backend: str | None) -> dict[str, float]:
+    detector = Detector(file, backend=backend or BACKENDS[0])
     with redirect_stdout(StringIO()):
         data = DATASETS.build(cfg.test_dataloader.dataset)
         evaluator = Evaluator(cfg.test_evaluator)
@@ -198,13 +216,16 @@ def evaluate(model: nn.Module, cfg: Config, file: str | Path,
             image = cv2.imread(sample.img_path)
             found = detector.detect(image) if backend else detect(
                 model, cfg, image, detector.metadata)
-            fields = dict(bboxes=found.boxes, scores=found.scores,
-                          labels=found.labels, masks=found.masks)
             sample.pred_instances = InstanceData(**{
-                key: torch.as_tensor(value)
-                for key, value in fields.items() if value is not None})
+                key: torch.as_tensor(value) for key, value in zip(
+                    ('bboxes', 'scores', 'labels', 'masks'), found)
+                if value is not None})
             evaluator.process([sample])
         return evaluator.evaluate(len(data))
+
+
+def _installed() -> list[str]:
+    return [name for name in BACKENDS if find_spec(name)]
 
 
 def eager(model: nn.Module, cfg: Config, image: np.ndarray,
