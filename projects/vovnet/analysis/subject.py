@@ -22,16 +22,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..datasets.check import check_datasets
 from ..errors import UserError
+from ..runtime.forward import blank_samples, run_network
 from ..runtime.predict import find_images
 from .complexity import Cost
 from .detection_sheet import spread
 from .networks import (
-    blank_samples,
     build_network,
     config_complexity,
     input_shape,
     load_network,
-    run_network,
 )
 
 DTYPES = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
