@@ -175,11 +175,9 @@ class FirstStage(nn.Module):
         features, logits, deltas = (
             [level.permute(0, 2, 3, 1) for level in levels]
             for levels in (features[:self.features], logits, deltas))
-        if rpn.use_sigmoid_cls:
-            scores = [level.sigmoid() for level in logits]
-        else:  # object, background
-            scores = [level.unflatten(3, (-1, 2)).softmax(4)[..., 0]
-                      for level in logits]
+        if not rpn.use_sigmoid_cls:  # a softmax of object and background
+            logits = [level[..., ::2] - level[..., 1::2] for level in logits]
+        scores = [level.sigmoid() for level in logits]
         return (*features, *scores, *deltas)
 
 
