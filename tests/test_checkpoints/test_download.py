@@ -2,10 +2,12 @@
 import hashlib
 import http.server
 import os
+import socket
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -162,6 +164,20 @@ def test_no_network(cache):
     text = one_line(error)
     assert 'checkpoint http://127.0.0.1:9/w.pth: cannot be downloaded' in text
     assert 'refused' in text and 'check the connection' in text
+
+
+def test_no_name_server_is_not_asked_for_long(cache, monkeypatch):
+    waits = []
+    monkeypatch.setattr(download, 'WAITS', (1, 2, 4, 8))
+    monkeypatch.setattr(download.time, 'sleep', waits.append)
+
+    def not_found(*args, **kwargs):
+        raise URLError(socket.gaierror(-2, 'Name or service not known'))
+
+    monkeypatch.setattr(download, 'urlopen', not_found)
+    with pytest.raises(UserError, match='Name or service not known'):
+        fetch('https://host/w.pth')
+    assert waits == [1]
 
 
 @pytest.mark.parametrize('algorithm', ['sha256', 'sha1'])

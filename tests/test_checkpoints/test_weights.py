@@ -271,6 +271,7 @@ def test_normalization_is_folded(given, tmp_path):
     (foreign.TIMM, dict(BGR, bgr_to_rgb=True), 'the mean must be that of the'),
     (foreign.TIMM, dict(mean=[1.], std=[1.]), 'the mean must be that of the'),
     (foreign.TIMM, dict(mean=[1., 2.]), 'needs mean and std'),
+    (foreign.TIMM, True, 'data_preprocessor=True: needs mean and std'),
     (foreign.AUTHORS, BGR, 'nothing says how the images were normalised'),
 ])
 def test_normalization_that_cannot_be_folded(library, given, told, tmp_path):
@@ -443,11 +444,13 @@ def test_vovnet_cp_is_a_vovnet_with_other_defaults():
                 in frozen.named_parameters() if weight.requires_grad}
     assert learning == {'stage3', 'stage4', 'stage5'}
     assert frozen.init_cfg == dict(type='Pretrained', checkpoint='a')
+    assert VoVNetCP('V-39-eSE', arch='V2-19').arch == 'V2-19'
     assert VoVNetCP('V-39-eSE', 4).stem[0].conv.in_channels == 4
 
 
 @pytest.mark.parametrize('options, told', [
     (dict(spec_name='V-19-slim-dw'), "VoVNet: arch='V-19-slim-dw' is not"),
+    (dict(spec_name=None), 'VoVNetCP: needs spec_name'),
     (dict(out_features=['stem']), "out_features='stem' is not one of 'stage2"),
     (dict(pretrained='a', init_cfg=dict(type='Pretrained', checkpoint='b')),
      'pretrained and init_cfg say the same')])

@@ -42,13 +42,15 @@ class Normalization(NamedTuple):
         Raises:
             UserError: Unless mean and std have as many numbers.
         """
-        mean, std = (tuple(map(float, cfg.get(key) or ()))
+        given = dict(cfg) if isinstance(cfg, Mapping) else {}
+        mean, std = (tuple(map(float, given.get(key) or ()))
                      for key in ('mean', 'std'))
         if not mean or len(mean) != len(std):
             raise UserError(
-                f'data_preprocessor={dict(cfg)}: needs mean and std, a number '
-                'for each channel, and bgr_to_rgb where it is True')
-        return cls(mean, std, not (cfg.get('bgr_to_rgb') or cfg.get('to_rgb')))
+                f'data_preprocessor={given or cfg}: needs mean and std, a '
+                'number for each channel, and bgr_to_rgb where it is True')
+        return cls(mean, std, not (
+            given.get('bgr_to_rgb') or given.get('to_rgb')))
 
     def agrees(self, other: 'Normalization') -> bool:
         """Whether a network takes images of one for those of the other.

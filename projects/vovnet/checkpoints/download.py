@@ -10,6 +10,7 @@ import http.client
 import io
 import os
 import re
+import socket
 import time
 import zipfile
 from urllib.error import HTTPError, URLError
@@ -154,15 +155,16 @@ def not_weights(path: str) -> str | None:
 
 def _download(url: str, path: str, progress: bool) -> str:
     """Transfer a file with several attempts; returns its partial's name."""
-    for wait in (*WAITS, None):
+    for attempt, wait in enumerate((*WAITS, None)):
         try:
             return _transfer(url, path, progress)
         except (URLError, TimeoutError, ConnectionError,
                 http.client.HTTPException) as error:
-            final = isinstance(error, HTTPError) and error.code < 500 and \
-                error.code not in (408, 416, 429)
             reason = getattr(error, 'reason', None) or error
+            # Names that are not found twice: there is no network.
+            final = isinstance(reason, socket.gaierror) and attempt > 0
             if isinstance(error, HTTPError):
+                final = error.code < 500 and error.code not in (408, 416, 429)
                 reason = f'{error.code} {error.reason}'
         if final or wait is None:
             raise UserError(

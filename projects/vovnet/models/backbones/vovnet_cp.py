@@ -29,15 +29,16 @@ class VoVNetCP(VoVNet):
         init_cfg (dict | list, optional): As there.
         with_cp (bool | str): As there, but 'block' by default: mmdet3d's
             always recomputes its blocks in training.
+        arch (str | dict, optional): Takes the place of ``spec_name``.
         **options: Others of :class:`VoVNet`.
 
     Raises:
-        ValueError: An option is outside its choices, or ``pretrained`` and
-            ``init_cfg`` are both given.
+        ValueError: An option is outside its choices, there is no
+            ``spec_name``, or both ``pretrained`` and ``init_cfg``.
     """
 
     def __init__(self,
-                 spec_name: str,
+                 spec_name: str | None = None,
                  input_ch: int = 3,
                  out_features: Sequence[str] | None = None,
                  frozen_stages: int = -1,
@@ -45,13 +46,16 @@ class VoVNetCP(VoVNet):
                  pretrained: str | None = None,
                  init_cfg: dict | Sequence[dict] | None = None,
                  with_cp: bool | str = 'block',
+                 arch: str | dict | None = None,
                  **options: Any) -> None:
+        if not (spec_name or arch):
+            raise ValueError("VoVNetCP: needs spec_name, e.g. 'V-99-eSE'")
         if pretrained:
             if init_cfg:
                 raise ValueError('VoVNetCP: pretrained and init_cfg say the '
                                  'same, give one of them')
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         super().__init__(
-            spec_name, input_ch, out_features=out_features,
+            arch or spec_name, input_ch, out_features=out_features,
             frozen_stages=frozen_stages, norm_eval=norm_eval,
             init_cfg=init_cfg, with_cp=with_cp, **options)
