@@ -95,8 +95,9 @@ def _results(results: list[Mapping[str, Any]]) -> str:
 
 
 def _cost(metadata: Mapping[str, Any]) -> str:
-    figures = [f'{time["value"]} ms on {time["hardware"]}'
-               for time in metadata.get('inference time (ms/im)', ())]
+    figures = [f'{time["value"]} ms on {time["hardware"]}'.replace(
+        'on not stated', '(hardware not stated)')
+        for time in metadata.get('inference time (ms/im)', ())]
     for key, unit in (('FPS', 'FPS'), ('Energy (J/im)', 'J/image'),
                       ('Memory (MB)', 'MB'), ('Parameters (M)', 'M params'),
                       ('Multiply-adds (G)', 'G multiply-adds'),
