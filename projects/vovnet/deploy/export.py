@@ -19,6 +19,7 @@ from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from torch import nn
+from torch.export import Dim
 
 from ..errors import UserError
 from . import one_stage
@@ -26,7 +27,7 @@ from .graph import Graph
 from .runtime import FORMAT, KEY, graph_file, require
 
 EXPORTERS = ('torchscript', 'dynamo')
-OPSETS = {'torchscript': range(12, 21), 'dynamo': range(18, 24)}
+OPSETS = {'torchscript': range(11, 21), 'dynamo': range(18, 24)}
 
 
 def export_detector(
@@ -106,9 +107,10 @@ def export_detector(
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
             prefix='.export', dir=file.parent) as folder:
-        written = [_write(graph, graph_file(Path(folder, file.name),
-                                            graph.name), exporter, opset)
-                   for graph in graphs]
+        written = [
+            _write(graph, graph_file(Path(folder, file.name), graph.name),
+                   exporter, opset, preprocess['divisor'])
+            for graph in graphs]
         _add_metadata(written[0], metadata)
         if check:
             check(written[0])
@@ -207,27 +209,33 @@ def _fit(preprocess: dict, shape: tuple[int, int]) -> None:
         pad['size'] = list(shape[::-1])
 
 
-def _write(graph: Graph, file: Path, exporter: str, opset: int) -> Path:
+def _write(graph: Graph, file: Path, exporter: str, opset: int,
+           divisor: int) -> Path:
     """Export one graph and have onnx check it."""
     import onnx
     names = list(graph.inputs)
-    graph.module.eval()  # or the exporter leaves all of the model in training
-    common = dict(input_names=names, output_names=graph.outputs,
-                  opset_version=opset)
+    options = dict(input_names=names, output_names=graph.outputs,
+                   opset_version=opset)
     if exporter == 'torchscript':
-        options = dict(dynamo=False, dynamic_axes=graph.dynamic)
+        options.update(dynamo=False, dynamic_axes=graph.dynamic)
     else:
-        dims = {axis: torch.export.Dim(axis)
-                for name in names
-                for axis in graph.dynamic.get(name, {}).values()}
-        options = dict(
-            dynamo=True, external_data=False, verbose=False,
-            dynamic_shapes=tuple(
-                {k: dims[axis] for k, axis in graph.dynamic[name].items()}
-                if name in graph.dynamic else None for name in names))
-    with torch.no_grad(), _silence():
-        torch.onnx.export(graph.module, tuple(graph.inputs.values()),
-                          str(file), **common, **options)
+        # Sides that are known to be multiples of the strides need no
+        # conditions, which torch.export cannot have.
+        free = {name: {axis: Dim(size) * (divisor if name == 'image' else 1)
+                       for axis, size in graph.dynamic[name].items()}
+                for name in names if name in graph.dynamic}
+        options.update(dynamo=True, external_data=False, verbose=False,
+                       dynamic_shapes=tuple(map(free.get, names)))
+    graph.module.eval()  # or the exporter leaves all of the model in training
+    try:
+        with torch.no_grad(), _silence():
+            torch.onnx.export(graph.module, tuple(graph.inputs.values()),
+                              str(file), **options)
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(
+            f'--exporter {exporter}: cannot write this network ({reason}); '
+            'take the other exporter, or fix the --shape') from error
     onnx.checker.check_model(str(file), full_check=True)
     return file
 
@@ -236,7 +244,7 @@ def _write(graph: Graph, file: Path, exporter: str, opset: int) -> Path:
 def _silence() -> Iterator[None]:
     """Keep the exporters' remarks, of which there are hundreds, to us."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable()  # an error is raised besides
     try:
         with warnings.catch_warnings(), \
                 contextlib.redirect_stdout(io.StringIO()):
