@@ -7,11 +7,13 @@ Writes ``<out dir>/vis/<image>`` (boxes and masks drawn) and
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+from vovnet.deploy.optimize import optimize_for
 from vovnet.errors import UserError, one_line
 from vovnet.runtime import launch, predict
 
@@ -29,6 +31,7 @@ def parse_args() -> argparse.Namespace:
                         '(default: a GPU if there is one)')
     parser.add_argument('--batch-size', default=1, type=int,
                         help='images in one step of the model (default: 1)')
+    launch.add_optimize_option(parser)
     args = parser.parse_args()
     if args.batch_size < 1:
         parser.error('--batch-size: at least 1')
@@ -42,10 +45,12 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     launch.check_work_dir(args.out_dir, '--out-dir')
     model = predict.load_detector(cfg, args.checkpoint, args.device)
+    launch.check_optimize(args.optimize, next(model.parameters()).device)
     unread = []
     for image, count in predict.detect(
             model, cfg, root, images, args.out_dir, args.score_thr,
-            args.batch_size):
+            args.batch_size, args.optimize and partial(
+                optimize_for, mode=args.optimize, progress=print)):
         if count is None:
             unread.append(image)
             print(f'{image}: cannot be read as an image, or is too narrow',

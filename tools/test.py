@@ -34,6 +34,7 @@ def parse_args() -> argparse.Namespace:
         help='seconds that a shown picture stays')
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation')
+    launch.add_optimize_option(parser)
     return parser.parse_args()
 
 
@@ -44,8 +45,8 @@ def main() -> None:
     launch.prepare(cfg, args)
     launch.prepare_test(
         cfg, args.checkpoint, show=args.show, show_dir=args.show_dir,
-        wait_time=args.wait_time, tta=args.tta)
-    launch.test(cfg, args.out)
+        wait_time=args.wait_time, tta=args.tta, optimize=args.optimize)
+    launch.test(cfg, args.out, args.optimize)
 
 
 if __name__ == '__main__':

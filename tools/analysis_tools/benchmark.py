@@ -1,7 +1,8 @@
 """Speed, energy, memory, computation: ``benchmark.py CONFIG [CONFIG ...]``.
 
 Measures detectors or their backbones side by side, on noise or on real
-images, with random weights or trained ones (:mod:`vovnet.analysis`).
+images, with random weights or trained ones (:mod:`vovnet.analysis`), as they
+are or in the modes of :mod:`vovnet.deploy`.
 """
 import argparse
 import os
@@ -17,10 +18,17 @@ from rich.progress import Progress
 
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.analysis import paper, report
-from vovnet.analysis.benchmark import Entry, Plan, benchmark, num_steps
+from vovnet.analysis.benchmark import (
+    Entry,
+    Plan,
+    benchmark,
+    in_modes,
+    num_steps,
+)
 from vovnet.analysis.latency import ORDERS
-from vovnet.analysis.networks import PARTS, load_any_config
+from vovnet.analysis.networks import PARTS, load_any_config, timm_config
 from vovnet.analysis.subject import DTYPES, TEST_SET, Input
+from vovnet.deploy.modes import MODES
 from vovnet.errors import UserError, one_line
 from vovnet.runtime import launch
 
@@ -35,6 +43,9 @@ def parse_args() -> argparse.Namespace:
                       metavar='TABLE', help="the configs of the paper's "
                       f"tables ({', '.join(paper.TABLES)}), with its figures "
                       'beside those measured')
+    what.add_argument('--timm', nargs='+', default=[], metavar='NAME',
+                      help='networks of timm, in the first rows; with --part '
+                      'backbone')
     what.add_argument('--part', choices=PARTS, default='detector',
                       help='the whole model, or its backbone alone')
     what.add_argument('--nms', choices=['in', 'out'], default='in',
@@ -65,6 +76,10 @@ def parse_args() -> argparse.Namespace:
                        'autocast')
     where.add_argument('--channels-last', action='store_true',
                        help='channels are the fastest dimension in memory')
+    where.add_argument('--optimize', nargs='+', metavar='MODE',
+                       choices=['auto', *MODES], help='each network in each '
+                       f'of these ways: {", ".join(MODES)}; auto tries all '
+                       'that can be used here and names the fastest')
     where.add_argument('--threads', type=int, metavar='N',
                        help="of the CPU (default: torch's choice)")
     how = parser.add_argument_group('how long')
@@ -118,7 +133,10 @@ def entries(args: argparse.Namespace) -> list[Entry]:
                             f'{len(args.configs)} configs; give as many')
     names = args.names or [Path(c.split('::')[-1]).stem for c in args.configs]
     checkpoints = [None if c == 'none' else c for c in args.checkpoints]
-    return [
+    if args.timm and args.part != 'backbone':
+        raise UserError('--timm: these networks have no head; use --part '
+                        'backbone')
+    return [Entry(f'timm {name}', timm_config(name)) for name in args.timm] + [
         Entry(name, load_any_config(config, args.cfg_options), checkpoint,
               accuracy)
         for name, config, checkpoint, accuracy in zip(
@@ -144,7 +162,9 @@ def main() -> None:
     plan = Plan(args.repeats, args.seconds, args.order, args.max_warm_up,
                 args.max_spread, args.meter, args.energy_repeats,
                 args.energy_seconds, args.cool_down)
-    networks = entries(args)
+    networks, left = entries(args), []
+    if args.optimize:
+        networks, left = in_modes(networks, how, args.optimize)
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task('', total=num_steps(plan, len(networks)))
 
@@ -153,6 +173,7 @@ def main() -> None:
             bar.update(task, description=text, total=total, advance=1)
 
         found = benchmark(networks, how, plan, progress)
+    found.notes += left
     report.save(found, args.out)
     console = Console()
     if console.is_terminal:

@@ -10,12 +10,14 @@ on CUDA only, gives one mean, and resets the peak of memory when it prints it.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
+from ..deploy.modes import MODES, check_mode, obstacle
+from ..deploy.optimize import DTYPES
 from ..errors import UserError
 from .complexity import CONVENTION, Cost
 from .conditions import conditions
@@ -35,7 +37,7 @@ from .latency import (
     turns,
 )
 from .memory import Memory, measure_memory
-from .subject import DTYPES, Input, Subject, subject_cost
+from .subject import Input, Subject, subject_cost
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,15 @@ class Entry:
         accuracy: Known from elsewhere, in the unit of the caller's choice.
         paper: What the paper prints of it, by the titles of
             :data:`vovnet.analysis.report.COLUMNS`.
+        mode: A name of :data:`vovnet.deploy.modes.MODES`; None runs it as it
+            is, in the precision and order of the :class:`Input`.
     """
     name: str
     cfg: Config
     checkpoint: str | None = None
     accuracy: float | None = None
     paper: dict[str, float] = field(default_factory=dict)
+    mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,14 @@ class Result:
         cost: Of one image; None if the network could not be counted.
         latency: Of one run.
         memory: Peak.
-        peak: The machine's fastest matrix product, multiply-adds per second.
+        peak: The machine's fastest matrix product, multiply-adds per second,
+            in the network's precision.
         energy: None if there is no meter.
         detections: Boxes per image that NMS left, where there was one.
         max_spread: See :class:`Plan`.
         notes: What else a reader has to know.
+        difference: See :class:`vovnet.analysis.subject.Subject`.
+        of_first: Its median time as a share of that of the first network.
     """
     entry: Entry
     batch_size: int
@@ -113,6 +121,8 @@ class Result:
     detections: float | None
     max_spread: float
     notes: list[str] = field(default_factory=list)
+    difference: float | None = None
+    of_first: float = 1.0
 
     @property
     def fps(self) -> float:
@@ -172,8 +182,9 @@ class Result:
         """All of it, for JSON."""
         return dict(
             name=self.entry.name, config=self.entry.cfg.filename,
-            checkpoint=self.entry.checkpoint, accuracy=self.entry.accuracy,
-            paper=self.entry.paper,
+            checkpoint=self.entry.checkpoint, mode=self.entry.mode,
+            difference=self.difference, of_first=self.of_first,
+            accuracy=self.entry.accuracy, paper=self.entry.paper,
             batch_size=self.batch_size,
             shapes=[dict(shape=shape, batches=count)
                     for shape, count in self.shapes.items()],
@@ -193,16 +204,18 @@ class Report:
         conditions: Of all results.
         results: In the order of the entries.
         no_energy: Why there is no energy; '' if there is.
+        notes: What else a reader has to know.
     """
     conditions: dict[str, Any]
     results: list[Result]
     no_energy: str = ''
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON; units are SI's."""
         return dict(
             convention=CONVENTION, conditions=self.conditions,
-            no_energy=self.no_energy,
+            no_energy=self.no_energy, notes=self.notes,
             results=[result.to_dict() for result in self.results])
 
 
@@ -259,6 +272,46 @@ def check_plan(plan: Plan, how: Input) -> None:
                         f'{", ".join(ORDERS)}')
 
 
+def in_modes(entries: Sequence[Entry], how: Input, modes: Sequence[str]
+             ) -> tuple[list[Entry], list[str]]:
+    """Let each network take part once in each mode.
+
+    Args:
+        entries (Sequence[Entry]): The networks.
+        how (Input): What they run on.
+        modes (Sequence[str]): Names of :data:`vovnet.deploy.modes.MODES`, or
+            'auto' alone for all that can be used here.
+
+    Returns:
+        tuple: The entries, those of a network together, and which modes
+        'auto' leaves out, with the reasons.
+
+    Raises:
+        UserError: If a mode that is asked for cannot be used here, or the
+            input sets what modes set.
+    """
+    if how.dtype != 'fp32' or how.channels_last:
+        raise UserError('--dtype, --channels-last: leave them out with '
+                        '--optimize, whose modes set them')
+    device = find_device(how.device)
+    reasons = {name: obstacle(name, device) or (
+        'decodes no boxes; use --nms out or --part backbone'
+        if mode.runtime and how.part == 'detector' and how.nms else None)
+        for name, mode in MODES.items()}
+    if list(modes) == ['auto']:
+        modes = [name for name in MODES if not reasons[name]]
+        left = [f'{name}: not tried, {reason}.'
+                for name, reason in reasons.items() if reason]
+    else:
+        left = []
+        for name in modes:
+            check_mode(name, device)
+            if reasons[name]:
+                raise UserError(f'mode {name}: {reasons[name]}')
+    return [replace(entry, name=f'{entry.name}, {name}', mode=name)
+            for entry in entries for name in modes], left
+
+
 def num_steps(plan: Plan, count: int) -> int:
     """How often :func:`benchmark` reports progress, without energy.
 
@@ -304,29 +357,34 @@ def benchmark(entries: Sequence[Entry], how: Input, plan: Plan,
         progress(f'building {entry.name}', 0)
 
         def build(entry: Entry = entry) -> tuple:
-            subject = Subject(entry.cfg, how, entry.checkpoint)
+            subject = Subject(entry.cfg, how, entry.checkpoint, entry.mode)
             return subject.network, subject.tensors, subject
 
         memory, subject = measure_memory(build, device)
+        if subject.foreign:  # torch does not know what they hold
+            memory = replace(memory, tensors=None)
         memories.append(memory)
         subjects.append(subject)
         costs.append(subject_cost(entry.cfg, subject))
     progress("the machine's matrix product", 0)
-    peaks = [matmul_peak(device, DTYPES[how.dtype])]
+    peaks = {subject.dtype: [] for subject in subjects}
+    measure_peaks(peaks, device)
     latencies = measure_latency(
         subjects, device, plan.repeats, plan.seconds, plan.order,
         max_warm_up=plan.max_warm_up, progress=lambda: progress('latency', 0))
     # Once more: what disturbed the first may have gone.
-    peaks.append(matmul_peak(device, DTYPES[how.dtype]))
+    measure_peaks(peaks, device)
     energies = ([None] * len(entries) if not meter else _measure_energy(
         subjects, how, plan, meter, device, progress))
     results = [
         Result(entry, how.batch_size, dict(subject.shapes), cost, latency,
-               memory, max(peaks), energy, subject.detections(),
-               plan.max_spread, notes)
+               memory, max(peaks[subject.dtype]), energy,
+               subject.detections(), plan.max_spread, notes,
+               subject.difference, latency.median / latencies[0].median)
         for entry, subject, (cost, notes), latency, memory, energy in zip(
             entries, subjects, costs, latencies, memories, energies)]
-    return Report(dict(_settings(how, plan, peaks), **on), results,
+    on = dict(_settings(entries, how, plan, peaks), **on)
+    return Report(on, results,
                   '' if meter else meter.reason)
 
 
@@ -355,8 +413,21 @@ def _measure_energy(subjects: Sequence[Subject], how: Input, plan: Plan,
             for found, state in zip(windows, states)]
 
 
-def _settings(how: Input, plan: Plan,
-              peaks: Sequence[float]) -> dict[str, Any]:
+def measure_peaks(peaks: dict[str, list[float]],
+                  device: torch.device) -> None:
+    """Measure the machine's matrix product once more in each precision.
+
+    Args:
+        peaks (dict[str, list[float]]): By names of
+            :data:`vovnet.deploy.optimize.DTYPES`; a figure is added to each.
+        device (torch.device): Where.
+    """
+    for dtype, found in peaks.items():
+        found.append(matmul_peak(device, DTYPES[dtype]))
+
+
+def _settings(entries: Sequence[Entry], how: Input, plan: Plan,
+              peaks: dict[str, list[float]]) -> dict[str, Any]:
     """What was chosen, in words."""
     shape = ('x'.join(map(str, how.shape)) if how.shape else
              "the config's test size")
@@ -364,6 +435,7 @@ def _settings(how: Input, plan: Plan,
             and torch.backends.cudnn.allow_tf32 else '')
     converted = ('weights and input' if how.part == 'backbone' else
                  'autocast') if how.dtype != 'fp32' else 'as built' + tf32
+    modes = any(entry.mode for entry in entries)
     return {
         'date': time.strftime('%Y-%m-%d'),
         'timed': how.work,
@@ -371,12 +443,15 @@ def _settings(how: Input, plan: Plan,
                   f'{how.data}, prepared before'),
         'batch': how.batch_size,
         'device': how.device,
-        'dtype': f'{how.dtype} ({converted})',
-        'memory format': ('channels last' if how.channels_last else
-                          'contiguous'),
+        'dtype': ("each mode's" if modes else
+                  f'{how.dtype} ({converted})'),
+        'memory format': ("each mode's" if modes else 'channels last'
+                          if how.channels_last else 'contiguous'),
         'repeats': (f'{plan.repeats} of {plan.seconds:g} s, {plan.order}, '
                     'after a warm-up until stable'),
         'limit of the spread': plan.max_spread,
-        "machine's matrix product, G multiply-adds/s": ' and '.join(
-            f'{peak / 1e9:.1f}' for peak in peaks),
+        "machine's matrix product, G multiply-adds/s": ', '.join(
+            ' and '.join(f'{peak / 1e9:.1f}' for peak in found) +
+            f' ({dtype})' * (len(peaks) > 1)
+            for dtype, found in peaks.items()),
     }

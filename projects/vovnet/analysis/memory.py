@@ -25,7 +25,8 @@ class Memory:
 
     Attributes:
         tensors: Weights, input and what was allocated at once at most, by
-            torch's own count. Comparable between machines.
+            torch's own count. Comparable between machines. None where
+            others hold the weights.
         reserved: What torch's CUDA allocator took from the driver for it,
             beside what it had for networks that were there before; None on a
             CPU.
@@ -35,7 +36,7 @@ class Memory:
         in_use: On CUDA, all that the driver says is in use on the device:
             contexts, other networks and other programs too.
     """
-    tensors: int
+    tensors: int | None
     reserved: int | None
     system: int | None
     in_use: int | None = None

@@ -58,6 +58,35 @@ def load_any_config(path: str, options: dict | None = None) -> Config:
     return load_config(cfg.filename, options)
 
 
+def timm_config(name: str) -> Config:
+    """Config of a network of timm that gives maps, as a backbone does.
+
+    Args:
+        name (str): As timm names it, such as ``ese_vovnet39b``.
+
+    Returns:
+        Config: Of mmpretrain's ``TIMMBackbone``, for ``part='backbone'``:
+        the stages' maps, from stride 4 on; random weights.
+
+    Raises:
+        UserError: If timm is not installed, or has no such network.
+    """
+    if not is_installed('timm'):
+        raise UserError(f'--timm {name}: timm is not installed; run `pip '
+                        'install timm`')
+    import timm
+    if not timm.is_model(name):
+        like = ', '.join(timm.list_models(f'*{name[-8:]}*')[:5])
+        raise UserError(f'--timm {name}: timm has no such network'
+                        f'{like and f"; like it: {like}"}')
+    return Config(
+        dict(default_scope='mmpretrain', model=dict(
+            type='ImageClassifier', backbone=dict(
+                type='TIMMBackbone', model_name=name, features_only=True,
+                out_indices=(1, 2, 3, 4)))),
+        cfg_text=' ', filename=f'timm {name}')
+
+
 def build_network(cfg: Config, part: str = 'detector') -> nn.Module:
     """Build the model of a config, or its backbone, with random weights.
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from rich.table import Table
 
+from ..deploy.modes import MODES
 from ..errors import UserError
 from .benchmark import Report, Result
 from .complexity import CONVENTION
@@ -55,8 +56,12 @@ COLUMNS = (
     Column('FPS', lambda r: r.fps, '.1f'),
     Column('median, ms', lambda r: r.latency.median * 1e3, '.1f'),
     Column('p95, ms', lambda r: r.latency.p95 * 1e3, '.1f'),
+    Column('of the first', lambda r: r.of_first if r.entry.mode else None,
+           '.2f'),
+    Column('difference', lambda r: r.difference, '.1e'),
     Column('spread, %', lambda r: _scaled(r.latency.spread, 0.01), '.0f'),
-    Column('peak memory, MB', lambda r: r.memory.tensors / 1e6, '.0f'),
+    Column('peak memory, MB', lambda r: _scaled(r.memory.tensors, 1e6),
+           '.0f'),
     Column('reserved, MB', lambda r: _scaled(r.memory.reserved, 1e6), '.0f'),
     Column('system, MB', lambda r: _scaled(r.memory.system, 1e6), '.0f'),
     Column('J/image', lambda r: r.energy and r.energy.joules_per_image,
@@ -115,6 +120,30 @@ def cells(report: Report) -> list[list[str]]:
     return [list(row) for row in zip(names, inputs, *columns)]
 
 
+def _modes(report: Report) -> list[str]:
+    """What the modes are, and which is the fastest of each network."""
+    found, networks = [], {}
+    for result in report.results:
+        if result.entry.mode:
+            key = result.entry.cfg.filename, result.entry.checkpoint
+            networks.setdefault(key, []).append(result)
+    for mode in dict.fromkeys(r.entry.mode for r in report.results):
+        if mode:
+            found.append(f'{mode}: {MODES[mode].dtype}, {MODES[mode].what}.')
+    for results in networks.values():
+        best = min(results, key=lambda result: result.latency.median)
+        found.append(f'Fastest: {best.entry.name}, '
+                     f'{best.latency.median * 1e3:.1f} ms, outputs within '
+                     f'{best.difference:.1e} of the plain network.')
+    if networks:
+        found.append(
+            'Of the first: the median as a share of the first row\'s. '
+            'Difference: the largest within an output as a share of the '
+            'largest value there, of several outputs the worst. Peak memory '
+            'is n/a where a runtime or compiled code holds the weights.')
+    return found
+
+
 def _written(value: float | None, form: str) -> str:
     return NONE if value is None else f'{value:{form}}'
 
@@ -128,7 +157,7 @@ def remarks(report: Report) -> list[str]:
     Returns:
         list[str]: A sentence or two each.
     """
-    found = []
+    found = [*_modes(report), *report.notes]
     for result in report.results:
         name = result.entry.name
         found += [f'{name}{MARK} {problem}.' for problem in result.problems]

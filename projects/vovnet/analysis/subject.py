@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..datasets.check import check_datasets
+from ..deploy.backends import load_runtime
+from ..deploy.modes import MODES
+from ..deploy.optimize import DTYPES, difference, optimize
 from ..errors import UserError
 from ..runtime.forward import blank_samples, run_network
 from ..runtime.predict import find_images
@@ -33,7 +36,6 @@ from .networks import (
     load_network,
 )
 
-DTYPES = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
 TEST_SET = '(test set)'
 
 
@@ -84,9 +86,17 @@ class Subject:
         checkpoint (str, optional): Weights of the whole model. Without them
             they are random, and the statistics of BN are those of noise, so
             that activations keep their size through all layers.
+        mode (str, optional): A name of :data:`vovnet.deploy.modes.MODES`,
+            which then sets precision and memory order.
 
     Attributes:
-        network (nn.Module): In eval mode, on its device.
+        network (nn.Module): In eval mode, on its device; empty if another
+            runtime has it.
+        dtype (str): A name of :data:`DTYPES`.
+        foreign (bool): Whether others than torch's modules hold the weights:
+            a runtime, or compiled code.
+        difference (float | None): Of the first batch's maps in this mode from
+            those of the plain network.
         shapes (Counter): How many batches there are of each (N, C, H, W).
         tensors (list[Tensor]): The input.
         batch (int): The number of the batch that was run last.
@@ -99,7 +109,8 @@ class Subject:
     """
 
     def __init__(self, cfg: Config, how: Input,
-                 checkpoint: str | None = None) -> None:
+                 checkpoint: str | None = None,
+                 mode: str | None = None) -> None:
         self.how, self._device = how, torch.device(how.device)
         self.network = (load_network(cfg, checkpoint, how.part) if checkpoint
                         else build_network(cfg, how.part))
@@ -113,6 +124,10 @@ class Subject:
         self.tensors = [images for images, _ in self._batches]
         self.shapes = Counter(tuple(t.shape) for t in self.tensors)
         self.batch = -1
+        self.dtype, self.foreign, self.difference = how.dtype, False, None
+        self._runtime = None
+        if mode:
+            self._optimise(mode)
         try:
             self()
         except torch.OutOfMemoryError:
@@ -142,11 +157,27 @@ class Subject:
             self._autocast = torch.autocast(
                 self._device.type, DTYPES[how.dtype])
 
+    def _optimise(self, mode: str) -> None:
+        found, (images, samples) = MODES[mode], self._batches[0]
+        with torch.no_grad():
+            plain = run_network(self.network, images, samples)
+            if found.runtime:
+                self._runtime = load_runtime(mode, self.network, self.tensors)
+                self.network, result = nn.Module(), self._runtime(images)
+            else:
+                self.network = optimize(self.network, mode, images)
+                result = run_network(self.network, images, samples)
+        self.difference = difference(result, plain)
+        self.dtype = found.dtype
+        self.foreign = bool(found.compile or found.runtime)
+
     def __call__(self) -> Any:
         """Run on the next batch, without gradients."""
         self.batch = (self.batch + 1) % self.num_batches
         images, samples = self._batches[self.batch]
         with torch.inference_mode(), self._autocast:
+            if self._runtime:
+                return self._runtime(images)
             if not isinstance(self.network, BaseModel):
                 return self.network(images)
             if not self.how.nms:

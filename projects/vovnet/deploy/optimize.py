@@ -14,8 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from mmdet.models.roi_heads import BaseRoIHead
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
-from mmengine.model import BaseModel
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -96,6 +100,63 @@ def optimize(model: nn.Module, mode: str = 'fold',
                 f'mode {mode}: {type(model).__name__} cannot run in it on '
                 f'{device} ({reason[0]}); use mode fold') from error
     return model
+
+
+def optimize_for(model: nn.Module, batch: dict, mode: str,
+                 progress: Callable[[str], None]) -> nn.Module:
+    """Optimise a model for the batches of a test.
+
+    Args:
+        model (nn.Module): A detector or a classifier in eval mode, maybe
+            wrapped for a distributed run.
+        batch (dict): The first batch, as the data loader gives it.
+        mode (str): As :func:`optimize` takes it, or 'auto' for the fastest.
+        progress (Callable): Called with lines that say what is done.
+
+    Returns:
+        nn.Module: The copy, not wrapped.
+
+    Raises:
+        UserError: See :func:`optimize`.
+    """
+    while is_model_wrapper(model):
+        model = model.module
+    with torch.no_grad():
+        images = model.data_preprocessor(dict(batch))['inputs']
+    if mode != 'auto':
+        progress(f'optimize: {mode}, {MODES[mode].dtype}, {MODES[mode].what}')
+        return optimize(model, mode, images)
+    best, trials = fastest(model, images,
+                           lambda line: progress(f'optimize: {line}'))
+    progress(f'optimize: takes {trials[0].mode}')
+    return best
+
+
+@HOOKS.register_module()
+class OptimizeHook(Hook):
+    """Test an optimised copy of the model.
+
+    Args:
+        mode (str): As :func:`optimize_for` takes it.
+    """
+
+    priority = 'LOWEST'  # behind the one that puts averaged weights in
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+
+    def before_test_iter(self, runner: Runner, batch_idx: int,
+                         data_batch: dict | None = None) -> None:
+        """Replace the model when the first batch is there.
+
+        Args:
+            runner (Runner): Its model is replaced.
+            batch_idx (int): The number of the batch.
+            data_batch (dict): The batch.
+        """
+        if batch_idx == 0:
+            runner.model = optimize_for(runner.model, data_batch, self.mode,
+                                        runner.logger.info)
 
 
 class Trial(NamedTuple):
@@ -341,6 +402,9 @@ def _wrap(part: nn.Module, dtype: torch.dtype, device: torch.device,
         Tensor, lambda t: t.float() if t.dtype == dtype else t, tree)
     forward, extracts = part.forward, isinstance(part, BaseRoIExtractor)
     if compile:
+        # Dynamo counts the copies of a network, and the sizes of the images,
+        # against one limit of 8, behind which nothing is compiled any more.
+        dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
         forward = torch.compile(forward, fullgraph=compile == 'one graph', **(
             dict(mode='reduce-overhead') if device.type == 'cuda' else
             dict(options=dict(freezing=True))))

@@ -34,6 +34,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..datasets.check import check_datasets
+from ..deploy.modes import MODES, check_mode
 from ..errors import NO_ROOM, UserError, process_rank
 from .cpu import keep_memory
 from .images_check_hook import ImagesCheckHook
@@ -84,6 +85,31 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none', help='what started the processes of this job')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_optimize_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--optimize [MODE]``."""
+    modes = [name for name, mode in MODES.items() if not mode.runtime]
+    parser.add_argument(
+        '--optimize', nargs='?', const='fold', metavar='MODE',
+        choices=['auto', *modes], help='run a faster copy of the model: '
+        f'{", ".join(modes)}, or auto for the fastest of them, which takes '
+        'minutes to find out (default without a name: fold, single precision '
+        'and no compiler)')
+
+
+def check_optimize(mode: str | None, device: str | torch.device) -> None:
+    """Refuse a mode before anything is loaded.
+
+    Args:
+        mode: What ``--optimize`` gave.
+        device: Where the model will run.
+
+    Raises:
+        UserError: If the machine does not have what the mode needs.
+    """
+    if mode not in (None, 'auto'):
+        check_mode(mode, torch.device(device))
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -285,7 +311,7 @@ def find_latest(work_dir: str) -> str | None:
 
 def prepare_test(cfg: Config, checkpoint: str, *, show: bool = False,
                  show_dir: str | None = None, wait_time: float = 2,
-                 tta: bool = False) -> None:
+                 tta: bool = False, optimize: str | None = None) -> None:
     """Apply the options of ``tools/test.py``.
 
     Args:
@@ -297,10 +323,15 @@ def prepare_test(cfg: Config, checkpoint: str, *, show: bool = False,
         wait_time: Seconds that a shown picture stays.
         tta: Test-time augmentation: that of the config (``tta_model``,
             ``tta_pipeline``), or a horizontal flip.
+        optimize: A mode of :mod:`vovnet.deploy.modes`, or 'auto'.
 
     Raises:
-        UserError: If the pictures are asked of a config that draws none.
+        UserError: If the pictures are asked of a config that draws none, or
+            the model cannot be optimised so.
     """
+    check_optimize(optimize, 'cuda' if torch.cuda.is_available() else 'cpu')
+    if optimize and tta:
+        raise UserError('--optimize, --tta: leave one out')
     cfg.load_from, cfg.resume = checkpoint, False
     if show or show_dir:
         classifies = _classifies(cfg)
@@ -368,12 +399,14 @@ def train(cfg: Config) -> Runner:
     return runner
 
 
-def test(cfg: Config, out: str | None = None) -> dict:
+def test(cfg: Config, out: str | None = None,
+         optimize: str | None = None) -> dict:
     """Check the data, then evaluate a checkpoint on the test split.
 
     Args:
         cfg: As :func:`prepare` and :func:`prepare_test` leave it.
         out: A ``.pkl`` file for the predictions.
+        optimize: See :func:`prepare_test`.
 
     Returns:
         dict: The metrics.
@@ -386,6 +419,10 @@ def test(cfg: Config, out: str | None = None) -> dict:
             raise UserError(f'--out {out}: name a .pkl file')
         check_work_dir(os.path.dirname(out) or '.', '--out')
     runner = _build_runner(cfg, ('test', ), 'test')
+    if optimize:
+        # It needs this package to be whole.
+        from ..deploy.optimize import OptimizeHook
+        runner.register_hook(OptimizeHook(optimize))
     if out is not None:
         if _classifies(cfg):
             dump = DumpResults(out)

@@ -6,7 +6,7 @@ last part of an image's path, so that ``a/1.jpg`` and ``b/1.jpg`` collide, and
 stops at the first image that cannot be read.
 """
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -70,7 +70,9 @@ def load_detector(cfg: Config, checkpoint: str,
 
 def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
            out_dir: Path, score_thr: float = 0.3,
-           batch_size: int = 1) -> Iterator[tuple[Path, int | None]]:
+           batch_size: int = 1,
+           prepare: Callable[[nn.Module, dict], nn.Module] | None = None
+           ) -> Iterator[tuple[Path, int | None]]:
     """Detect in images, and write a picture and a JSON file for each.
 
     The JSON holds ``image``, ``height``, ``width`` and ``instances``: those
@@ -87,6 +89,8 @@ def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
         out_dir: The folder for the results.
         score_thr: The lowest score that is drawn and written.
         batch_size: Images in one step of the model.
+        prepare: Called with the model and the first batch; gives the model
+            that is used.
 
     Yields:
         tuple: Each image and its number of detections, None if the image
@@ -111,9 +115,13 @@ def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
                     img=img, img_id=start + i, img_path=str(path))))
             except cv2.error:  # too narrow to be resized
                 pixels[i] = None
-        with torch.no_grad():
-            results = iter(
-                model.test_step(pseudo_collate(data)) if data else [])
+        results = iter(())
+        if data:
+            batch = pseudo_collate(data)
+            if prepare:
+                model, prepare = prepare(model, batch), None
+            with torch.no_grad():
+                results = iter(model.test_step(batch))
         for image, img, (picture, record) in zip(
                 images[part], pixels, outputs[part]):
             if img is None:
