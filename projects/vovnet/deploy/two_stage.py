@@ -82,7 +82,7 @@ def build(model: TwoStageDetector, cfg: Config, shape: tuple[int, int], *,
             'mask', MaskHead(_stages(head.mask_head)), spec['mask']['pool'],
             channels, ['masks']))
     kind = 'two_stage_mask' if spec['mask'] else 'two_stage'
-    test = model.test_cfg.rcnn
+    test = model.roi_head.test_cfg
     return graphs, dict(
         kind=kind, two_stage=spec,
         test=dict(score_thr=test.score_thr, nms=_nms(test.nms),
@@ -111,7 +111,7 @@ def describe(model: TwoStageDetector) -> dict:
             and not head.with_shared_head, head)
     priors = rpn.prior_generator
     _expect(type(priors) is AnchorGenerator, priors)
-    test = model.test_cfg
+    first, last = rpn.test_cfg, head.test_cfg
     boxes = _stages(head.bbox_head)
     names = ['roi', *(f'roi{i}' for i in range(2, len(boxes) + 1))]
     mask = None
@@ -119,19 +119,19 @@ def describe(model: TwoStageDetector) -> dict:
         pool, *others = map(_pool, _stages(head.mask_roi_extractor))
         # A cascade's mask heads all get the same boxes, and share a graph.
         _expect(all(other == pool for other in others), head)
-        _expect(test.rcnn.mask_thr_binary >= 0, head)
+        _expect(last.mask_thr_binary >= 0, head)
         for mask_head in _stages(head.mask_head):
             _expect(type(mask_head) is FCNMaskHead, mask_head)
-        mask = dict(pool=pool, threshold=test.rcnn.mask_thr_binary)
+        mask = dict(pool=pool, threshold=last.mask_thr_binary)
     return dict(
         rpn=dict(
             base_anchors=[level.tolist() for level in priors.base_anchors],
             strides=[list(stride) for stride in priors.strides],
             coder=_coder(rpn.bbox_coder),
-            nms_pre=test.rpn.get('nms_pre', -1),
-            min_bbox_size=test.rpn.get('min_bbox_size', -1),
-            nms=_nms(test.rpn.nms),
-            max_per_img=test.rpn.max_per_img),
+            nms_pre=first.get('nms_pre', -1),
+            min_bbox_size=first.get('min_bbox_size', -1),
+            nms=_nms(first.nms),
+            max_per_img=first.max_per_img),
         stages=[
             dict(graph=name, pool=_pool(extractor), coder=_coder_of(box_head))
             for name, extractor, box_head in zip(

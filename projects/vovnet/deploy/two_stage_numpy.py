@@ -50,7 +50,6 @@ def run(
     # mmdet has the NMS work in px of the picture, but on the network's
     # input where masks are still to be pooled from the boxes.
     mask = spec['mask']
-    scale = np.float32(picture.scale * 2)
     boxes, scores, labels = classify(
         sessions, features, rois, picture.size,
         None if mask else np.float32([1 / s for s in picture.scale * 2]),
@@ -61,7 +60,7 @@ def run(
     if len(boxes):
         shapes, = sessions['mask'](
             pooled=pool(features, boxes, mask['pool'])).values()
-    boxes = boxes / scale
+    boxes = boxes / np.float32(picture.scale * 2)
     channel = labels if shapes.shape[1] > 1 else labels * 0
     return boxes, scores, labels, paste(
         shapes[np.arange(len(boxes)), channel], boxes, picture.original,
