@@ -268,6 +268,8 @@ class Decoder(nn.Module):
 class DenseDecoder(Decoder):
     """As mmdet's dense heads: the best ``nms_pre`` of each level."""
 
+    parts = 'scores', 'deltas', 'centerness'  # the last not of all heads
+
     def __init__(self, head: nn.Module) -> None:
         super().__init__(head)
         self.sigmoid = head.use_sigmoid_cls
