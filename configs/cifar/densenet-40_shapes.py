@@ -2,7 +2,7 @@
 # ten classes of generated pictures in place of CIFAR-10, 2000 of them in place
 # of 50000, 8 epochs in place of 300, and AdamW with one cosine and 16 pictures
 # a step, which gets somewhere in so little time. Network and augmentation are
-# those of densenet-40_8xb8_cifar10.py.
+# those of densenet-40_1xb64_cifar10.py.
 #   python tools/dataset_converters/make_shape_folders.py data/shapes_ten \
 #       --size 32 --classes ten --num-train 200 --num-val 100
 _base_ = [

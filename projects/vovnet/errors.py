@@ -100,7 +100,7 @@ def _original(error: BaseException) -> tuple[str, str]:
 def _known(kind: str, text: str) -> str | None:
     if found := re.search(r'failed to load image: (.+)', text):
         return (f'{found[1]}: cannot be read as an image (damaged or cut '
-                'short); replace it, or take it out of the annotations')
+                'short); replace it, or take it out of the data set')
     if kind == 'error' and '!buf.empty()' in text:
         return ('an image file of the data set is empty (0 bytes); find it '
                 'with `find <image folder> -size 0` and replace it')
@@ -139,6 +139,9 @@ def _known(kind: str, text: str) -> str | None:
                 'num_workers or prefetch_factor')
     if found := re.match(r"\[Errno (\d+)\] ([^:]+)(?:: '(.*?)')?", text):
         return _system(int(found[1]), found[2], found[3])
+    if kind in ('URLError', 'HTTPError'):
+        return (f'a download failed ({text}); check the network, or fetch the '
+                'file elsewhere and put it where it is missing')
     if kind == 'FileNotFoundError':
         return text
     return None

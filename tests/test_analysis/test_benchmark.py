@@ -285,7 +285,7 @@ def test_a_backbone_takes_the_shape_as_it_is(tiny):
 
 
 def test_a_classifier(tiny):
-    cfg = load_any_config('configs/cifar/osa-5-43_8xb8_cifar10.py')
+    cfg = load_any_config('configs/cifar/osa-5-43_1xb64_cifar10.py')
     [sample] = Subject(cfg, Input(shape=[32]))()
     assert sample.pred_score.shape == (10, )
 

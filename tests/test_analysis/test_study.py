@@ -1,4 +1,5 @@
 """The CIFAR-10 study: what is found of a classifier is so."""
+import copy
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from vovnet.analysis.study import (
     Trained,
     cells,
     draw_figure2,
+    figure2_rows,
     markdown,
     study,
     terminal_table,
@@ -114,7 +116,7 @@ def test_the_page_counts_so():
         'DenseNet-40', 'OSA-12/20', 'OSA-5/43']
     for name, *shown in rows:
         config = name.lower().replace('/', '-')
-        for data in ('shapes', '8xb8_cifar10'):
+        for data in ('shapes', '1xb64_cifar10'):
             cost = config_complexity(Config.fromfile(
                 CONFIGS / f'{config}_{data}.py'), [32]).total
             counts = cost.params, cost.macs, cost.memory_access_cost
@@ -162,19 +164,27 @@ def test_dense_connections_need_more_memory(networks, found):
 
 
 def test_a_step_trains_as_the_config_says(networks):
-    """One step of AdamW from its own gradients, by the formula."""
+    """Two steps of SGD from its own gradients, by the formula."""
     cfg = networks[1].cfg.copy()
-    cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+    cfg.optim_wrapper = dict(optimizer=dict(
+        type='SGD', lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01))
     torch.manual_seed(0)
     model, tensors, step = training_step(cfg, 2, CPU, (32, 32))
-    images, *state = tensors
+    images = tensors[0]
     assert images.shape == (2, 3, 32, 32) and images.dtype == torch.uint8
-    assert state == []  # SGD without momentum
-    weight = model.head.fc.weight
-    before, gradients = weight.detach().clone(), []
+    weight, gradients, steps = model.head.fc.weight, [], []
     weight.register_hook(gradients.append)
-    step()
-    torch.testing.assert_close(weight, before - 0.1 * gradients[0])
+    before = [weight.detach().clone()]
+    for _ in range(2):
+        step()
+        before.append(weight.detach().clone())
+        steps.append((before[-2] - before[-1]) / 0.1)
+    # Nesterov: a step is d + 0.9 m, with d the gradient and the decay, and m
+    # 0.9 of what it was, and d.
+    first, second = (g + 0.01 * w for g, w in zip(gradients, before))
+    momentum = steps[0] - first + second
+    torch.testing.assert_close(steps[1], second + 0.9 * momentum,
+                               rtol=1e-4, atol=1e-5)
     assert model.training
     # As ChannelsLastHook has it in the training.
     kernel = model.backbone.stem.conv.weight
@@ -227,7 +237,8 @@ def test_figure2(networks, tmp_path, monkeypatch):
         return draw_blocks(blocks, columns=columns)
 
     monkeypatch.setattr(module, 'draw_blocks', draw)
-    picture, numbers = draw_figure2(networks, str(tmp_path))
+    picture, numbers = draw_figure2(
+        figure2_rows(networks), str(tmp_path))
     assert picture.stat().st_size > 10_000
     (blocks, columns), = drawn
     assert columns == 3
@@ -240,6 +251,17 @@ def test_figure2(networks, tmp_path, monkeypatch):
     expected = aggregation_weights(model)[1].values
     assert blocks[4].values == pytest.approx(expected, nan_ok=True)
     assert numbers.read_text().count('"osa-5-43, block2"') == 11
+
+
+def test_figure2_of_different_networks(networks, tmp_path):
+    cfg = copy.deepcopy(networks[1].cfg)
+    cfg.model.backbone = dict(type='VoVNet', arch='V2-19-slim-dw',
+                              out_indices=(3, ))
+    cfg.model.head.in_channels = 512
+    file = tmp_path / 'vovnet.pth'
+    torch.save(dict(state_dict=build_network(cfg).state_dict()), file)
+    with pytest.raises(UserError, match='mine has 4 blocks, osa-5-43 has 3'):
+        figure2_rows([networks[1], Trained('mine', cfg, str(file))])
 
 
 def test_errors(networks, tmp_path):

@@ -93,6 +93,8 @@ def test_no_class_folders(root):
     cfg = config(root)
     cfg['train_dataloader']['dataset']['data_prefix'] = 'flat'
     assert re.search('flat holds no folders; put the images', said(cfg))
+    cfg['train_dataloader']['dataset'].update(type='ImageNet', split='')
+    assert 'meta/val.txt' in said(cfg)
 
 
 def test_empty_class_folder(root):
@@ -103,7 +105,7 @@ def test_empty_class_folder(root):
     assert '.jpg' in line and 'fill it' in line
     # Images in folders below it are its images.
     (root / 'train/bee/more').mkdir()
-    (root / 'train/bee/more/0.JPG').touch()
+    (root / 'train/bee/more/0.JPG').write_bytes(b'...')
     assert check_datasets(config(root), ('train', 'val')) == []
 
 
@@ -114,12 +116,27 @@ def test_class_missing_from_validation(root):
                            'train_dataloader has')
     # Another in its place is no better, nor is one too many.
     (root / 'val/dog').mkdir()
-    (root / 'val/dog/0.jpg').touch()
+    (root / 'val/dog/0.jpg').write_bytes(b'...')
     assert 'no folder for bee' in said(config(root))
     (root / 'val/bee').mkdir()
-    (root / 'val/bee/0.jpg').touch()
+    (root / 'val/bee/0.jpg').write_bytes(b'...')
     assert 'a folder for dog, which train_dataloader has not' in said(
         config(root))
+
+
+def test_class_missing_from_the_test_alone(root):
+    """The folders of training tell what is missing from another split."""
+    remove(root / 'val/bee')
+    assert said(config(root), ['val']).startswith(
+        'val_dataloader: no folder for bee, which train_dataloader has')
+
+
+def test_hidden_folder_and_empty_image(root):
+    (root / 'val/bee/1.jpg').write_bytes(b'')
+    line = said(config(root))
+    assert f'{root}/val/bee/1.jpg is an empty file' in line
+    (root / 'train/.cache').mkdir()
+    assert f'hidden folder {root}/train/.cache' in said(config(root))
 
 
 @pytest.mark.parametrize('count', [2, 1000])

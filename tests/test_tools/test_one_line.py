@@ -3,6 +3,7 @@ import errno
 import logging
 import os
 import threading
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -41,6 +42,8 @@ def from_worker(error: Exception) -> Exception:
      ['x: No space left', 'make room']),
     (AssertionError('failed to load image: x/y.jpg'),
      ['x/y.jpg: cannot be read as an image', 'replace it']),
+    (URLError('Name or service not known'),
+     ['download failed', 'not known', 'fetch the file elsewhere']),
 ])
 def test_told_alike_here_and_in_a_worker(error, parts):
     for raised in (error, from_worker(error)):

@@ -60,6 +60,7 @@ def main() -> None:
     networks = [
         study.Trained(name, load_any_config(config, args.cfg_options), file)
         for name, config, file in zip(names, args.configs, args.checkpoints)]
+    rows = study.figure2_rows(networks)
     console = Console()
     found = study.study(
         networks, args.out_dir, args.device, args.batch_size, args.shape,
@@ -72,7 +73,7 @@ def main() -> None:
                       for suffix in ('md', 'json'))
     table.write_text(study.markdown(found))
     numbers.write_text(json.dumps(found.to_dict(), indent=1))
-    for file in table, numbers, *study.draw_figure2(networks, args.out_dir):
+    for file in table, numbers, *study.draw_figure2(rows, args.out_dir):
         print(file)
 
 

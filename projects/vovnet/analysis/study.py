@@ -27,7 +27,12 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..runtime import launch
-from .aggregation_weights import aggregation_weights, draw_blocks, write_csv
+from .aggregation_weights import (
+    BlockWeights,
+    aggregation_weights,
+    draw_blocks,
+    write_csv,
+)
 from .complexity import CONVENTION, Cost
 from .conditions import conditions
 from .latency import Latency, measure_latency
@@ -314,26 +319,45 @@ def markdown(found: Study) -> str:
     return '\n'.join([*lines, '', *conditions, '', *LEGEND, ''])
 
 
-def draw_figure2(networks: Sequence[Trained], folder: str) -> list[Path]:
-    """Draw the rows of the paper's Figure 2, one for each classifier.
+def figure2_rows(networks: Sequence[Trained]) -> list[list[BlockWeights]]:
+    """Read the rows of the paper's Figure 2 from classifiers' weights.
 
     Args:
         networks (Sequence[Trained]): With as many blocks each.
+
+    Returns:
+        list[list[BlockWeights]]: For each network its blocks, under its name.
+
+    Raises:
+        UserError: If a network has no block to be drawn or another number of
+            them than the first, or its checkpoint is of another model.
+    """
+    rows = [[block._replace(name=f'{n.name}, {block.name.split(".")[-1]}')
+             for block in aggregation_weights(
+                 load_network(n.cfg, n.checkpoint))] for n in networks]
+    for network, row in zip(networks, rows):
+        if len(row) != len(rows[0]):
+            raise UserError(
+                f'{network.name} has {len(row)} blocks, {networks[0].name} '
+                f'has {len(rows[0])}: Figure 2 cannot set them side by side; '
+                'compare networks with as many blocks each')
+    return rows
+
+
+def draw_figure2(rows: Sequence[Sequence[BlockWeights]],
+                 folder: str) -> list[Path]:
+    """Draw the paper's Figure 2.
+
+    Args:
+        rows (Sequence[Sequence[BlockWeights]]): From :func:`figure2_rows`.
         folder (str): Where ``figure2.png`` and ``figure2.csv``, the numbers,
             are written.
 
     Returns:
         list[Path]: The two files.
-
-    Raises:
-        UserError: If a network has no block to be drawn, or its checkpoint is
-            of another model.
     """
-    blocks = [block._replace(name=f'{n.name}, {block.name.split(".")[-1]}')
-              for n in networks for block in aggregation_weights(
-                  load_network(n.cfg, n.checkpoint))]
+    blocks = [block for row in rows for block in row]
     picture, numbers = Path(folder, 'figure2.png'), Path(folder, 'figure2.csv')
-    draw_blocks(blocks, columns=len(blocks) // len(networks)).savefig(
-        picture, dpi=120)
+    draw_blocks(blocks, columns=len(rows[0])).savefig(picture, dpi=120)
     write_csv(blocks, numbers)
     return [picture, numbers]

@@ -139,7 +139,7 @@ def _classes(kind: type, data: dict, where: str) -> list[str]:
 
 
 def check_heads(model: dict, classes: list[str], where: str,
-                 path: str = 'model') -> None:
+                path: str = 'model') -> None:
     """Every head must tell apart as many classes as the data has."""
     count = model.get('num_classes')
     names = path.split('.')

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.registry import DefaultScope
-from mmpretrain.datasets import CIFAR10, CustomDataset
+from mmpretrain.datasets import CIFAR10, CustomDataset, ImageNet
 from mmpretrain.datasets.custom import find_folders
 from mmpretrain.datasets.utils import check_md5
 from mmpretrain.registry import DATASETS
@@ -28,7 +28,9 @@ def check_classification(cfg: dict,
     Folders of images (mmpretrain's ``CustomDataset`` and ``ImageNet``, with
     or without a file of labels) and CIFAR-10 and -100. Other types, and data
     that is not on a local disk, are left alone. Folders are listed, files of
-    labels are read and their images looked up; no image is opened.
+    labels are read and their images looked up; no image is opened. Folders
+    of a split without 'train' are compared with those of the training data
+    where these are there.
 
     Args:
         cfg: A whole config, of scope 'mmpretrain'.
@@ -41,7 +43,8 @@ def check_classification(cfg: dict,
         UserError: If files are missing, a class has no images, or classes,
             splits and model do not agree.
     """
-    warnings, training, fetched = [], None, set()
+    warnings, fetched = [], set()
+    training = None if 'train' in splits else _training_folders(cfg)
     for split in splits:
         where = f'{split}_dataloader'
         for data in leaves((cfg.get(where) or {}).get('dataset')):
@@ -68,6 +71,18 @@ def check_classification(cfg: dict,
                     training = where, classes
             _check_model(cfg, classes, split)
     return list(dict.fromkeys(warnings))
+
+
+def _training_folders(cfg: dict) -> tuple[str, list[str]] | None:
+    """Loader and classes of the training data, if these are folders here."""
+    where = 'train_dataloader'
+    for data in leaves((cfg.get(where) or {}).get('dataset')):
+        dataset = _open(data)
+        if dataset is not None and not dataset.ann_file and \
+                not isinstance(dataset, CIFAR10) and \
+                os.path.isdir(dataset.img_prefix):
+            return where, find_folders(dataset.img_prefix)[0]
+    return None
 
 
 def _open(data: dict) -> Any:
@@ -107,16 +122,29 @@ def _read_folders(dataset: CustomDataset, where: str) -> list[str]:
                         'data_root and data_prefix')
     folders, _ = find_folders(root)
     if not folders:
+        instead = (', or write their classes into meta/val.txt and set '
+                   "ann_file='meta/val.txt'"
+                   if isinstance(dataset, ImageNet) else '')
         raise UserError(f'{where}: {root} holds no folders; put the images '
-                        'of each class into a folder of its own there')
+                        'of each class into a folder of its own there'
+                        + instead)
     for folder in folders:
         path = os.path.join(root, folder)
-        if not any(dataset.is_valid_file(file) for _, _, files in
-                   os.walk(path) for file in files):
+        if folder.startswith('.'):
+            raise UserError(f'{where}: mmpretrain would take the hidden '
+                            f'folder {path} for a class; remove it')
+        images = [os.path.join(parent, file) for parent, _, files in
+                  os.walk(path) for file in files
+                  if dataset.is_valid_file(file)]
+        if not images:
             raise UserError(
                 f'{where}: class folder {path} holds no images '
                 f'({", ".join(sorted(dataset.extensions))}); fill it or '
                 'remove it')
+        for image in images:
+            if not os.path.getsize(image):
+                raise UserError(f'{where}: image {image} is an empty file; '
+                                'replace it or remove it')
     names = dataset.CLASSES
     if names is None:
         return folders

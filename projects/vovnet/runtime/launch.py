@@ -393,6 +393,10 @@ def train(cfg: Config) -> Runner:
     Raises:
         UserError: If the data, a checkpoint or the disk is not as it should.
     """
+    for part in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if not cfg.get(part):
+            raise UserError(f'config {cfg.filename}: has no {part}, it is for '
+                            'testing alone; train one that has it')
     splits = ('train', 'val') if cfg.get('val_dataloader') else ('train', )
     runner = _build_runner(cfg, splits, 'resume' if cfg.resume else 'start')
     _run(runner.train, cfg.work_dir)

@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..checkpoints import get_state_dict, match
+from ..datasets.check import some
 from ..errors import UserError
 
 
@@ -38,7 +39,8 @@ class LoadCheckHook(Hook):
             checkpoint: What was read.
 
         Raises:
-            UserError: If the checkpoint does not serve the purpose.
+            UserError: If the checkpoint does not serve the purpose, or was
+                trained on classes in another order.
         """
         name = f'checkpoint {self.file}'
         needed = {'meta', 'message_hub', 'optimizer'}
@@ -56,7 +58,30 @@ class LoadCheckHook(Hook):
             raise UserError(
                 f'{name}: is of another model ({found}); use the config that '
                 'it was trained with')
+        if whole:
+            self._check_classes(runner, checkpoint.get('meta') or {}, name)
         if found.complete:
             runner.logger.info(f'{name}: {found}')
         else:
             runner.logger.warning(f'{name}: fits in part: {found}')
+
+    def _check_classes(self, runner: Runner, meta: dict, name: str) -> None:
+        """Compare the classes with those of the data.
+
+        A classifier's data numbers them by itself, so that other names are an
+        error there; elsewhere they may be new names of the same things.
+        """
+        split = 'test' if self.purpose == 'test' else 'train'
+        data = getattr(runner, f'{split}_dataloader').dataset
+        known, found = (
+            list(info.get('classes') or ()) for info in
+            (meta.get('dataset_meta') or {}, getattr(data, 'metainfo', {})))
+        if not known or not found or known == found:
+            return
+        line = (f'{name}: was trained on the classes {some(known)}, but '
+                f'{split}_dataloader has {some(found)}')
+        if sorted(known) == sorted(found) or \
+                runner.default_scope.scope_name == 'mmpretrain':
+            raise UserError(f'{line}; give the data the same classes, in the '
+                            'same order')
+        runner.logger.warning(line)

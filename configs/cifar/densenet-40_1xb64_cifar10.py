@@ -11,9 +11,9 @@ _base_ = [
     '../_base_/classification_runtime.py'
 ]
 
-# 8 GPUs x 8 = 64 images. The data are in data/cifar10; with download=True
-# mmpretrain fetches them.
-train_dataloader = dict(batch_size=8, dataset=dict(download=False))
+# 1 GPU x 64 = 64 images, which batch norm sees together. The data are in
+# data/cifar10; with download=True mmpretrain fetches them.
+train_dataloader = dict(batch_size=64, dataset=dict(download=False))
 val_dataloader = dict(dataset=dict(download=False))
 test_dataloader = val_dataloader
 optim_wrapper = dict(optimizer=dict(nesterov=True))

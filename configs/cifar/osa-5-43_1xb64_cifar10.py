@@ -1,7 +1,7 @@
-# densenet-40_8xb8_cifar10.py with One-Shot Aggregation in place of dense
+# densenet-40_1xb64_cifar10.py with One-Shot Aggregation in place of dense
 # connections: 5 layers of 43 channels in each block (the VoVNet paper's
 # section 3.2), at about the same multiply-adds.
-_base_ = 'densenet-40_8xb8_cifar10.py'
+_base_ = 'densenet-40_1xb64_cifar10.py'
 model = dict(
     backbone=dict(arch='OSA-5/43'),
     # 16 channels of the stem and what the layers of three blocks add.
