@@ -74,9 +74,9 @@ def obstacle(name: str, device: torch.device) -> str | None:
 
 
 def _cpu_has_bf16() -> bool:
-    return (torch.cpu._is_avx512_bf16_supported()
-            or torch.cpu._is_amx_tile_supported()
-            or torch.cpu.get_capabilities().get('bf16', False))
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in (
+        'avx512_bf16', 'amx_bf16', 'bf16'))  # the last on Arm
 
 
 def _no_compiler(cuda: bool) -> str | None:

@@ -9,6 +9,8 @@ one run on images tells what a convolution's output is used for.
 import copy
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch._dynamo import config as dynamo
+from torch._inductor import config as inductor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -261,7 +264,7 @@ def fold_norms(model: nn.Module, run: Callable[[], Any]) -> int:
     pairs = readers.pairs()
     new = {conv: fuse_conv_bn_eval(conv, norm) for conv, norm in pairs.items()}
     # timm's norms contain the activation.
-    new |= {norm: getattr(norm, 'act', nn.Identity())
+    new |= {norm: getattr(norm, 'act', nn.Identity().eval())
             for norm in pairs.values()}
     for parent in model.modules():
         for name, child in parent._modules.items():
@@ -401,18 +404,23 @@ def _wrap(part: nn.Module, dtype: torch.dtype, device: torch.device,
     widen = lambda tree: tree_map_only(
         Tensor, lambda t: t.float() if t.dtype == dtype else t, tree)
     forward, extracts = part.forward, isinstance(part, BaseRoIExtractor)
+    frozen = nullcontext
     if compile:
         # Dynamo counts the copies of a network, and the sizes of the images,
         # against one limit of 8, behind which nothing is compiled any more.
         dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
-        forward = torch.compile(forward, fullgraph=compile == 'one graph', **(
-            dict(mode='reduce-overhead') if device.type == 'cuda' else
-            dict(options=dict(freezing=True))))
+        forward = torch.compile(
+            forward, fullgraph=compile == 'one graph',
+            mode='reduce-overhead' if device.type == 'cuda' else None)
+        if device.type == 'cpu':
+            # An option of torch.compile would be hidden from Dynamo, and the
+            # weights would not be laid out beforehand.
+            frozen = partial(inductor.patch, freezing=True)
 
     def run(*args, **kwargs) -> Any:
         if low and extracts:  # RoIAlign, whose boxes need every bit
             args, kwargs = widen((args, kwargs))
-        with torch.no_grad(), torch.autocast(
+        with torch.no_grad(), frozen(), torch.autocast(
                 device.type, dtype if low else None,
                 enabled=low and not extracts):
             result = forward(*args, **kwargs)

@@ -1,0 +1,78 @@
+"""vovnet.deploy.modes: what a machine must have, and one line if not."""
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from vovnet.deploy import modes
+from vovnet.deploy.modes import MODES, check_mode, obstacle, valid_modes
+from vovnet.errors import UserError
+
+CPU, CUDA = torch.device('cpu'), torch.device('cuda', 0)
+
+
+def refused(name, device=CPU):
+    with pytest.raises(UserError) as error:
+        check_mode(name, device)
+    line = str(error.value)
+    assert line.startswith(f'mode {name}: ') and '\n' not in line
+    assert obstacle(name, device) in line
+    return line
+
+
+def test_plain_modes_need_nothing(monkeypatch):
+    monkeypatch.setattr(modes, 'find_spec', lambda name: None)
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', dict)
+    assert check_mode('eager', CPU) is MODES['eager']
+    assert check_mode('fold', CPU).fold
+
+
+@pytest.mark.parametrize(('name', 'package'), [
+    ('onnxruntime', 'onnxruntime'), ('openvino', 'openvino'),
+    ('openvino-bf16', 'openvino')])
+def test_a_package_that_is_missing_is_named(name, package, monkeypatch):
+    monkeypatch.setattr(modes, 'find_spec', lambda name: (
+        None if name == package else find_spec(name)))
+    assert refused(name).endswith(f'`pip install {package}`')
+
+
+def test_runtimes_are_for_the_cpu():
+    assert '--device cpu' in refused('onnxruntime', CUDA)
+
+
+@pytest.mark.parametrize('feature', [None, 'avx512_bf16', 'amx_bf16', 'bf16'])
+def test_bf16_is_not_imitated(feature, monkeypatch):
+    """AVX-512 and AMX on x86, the last on Arm."""
+    monkeypatch.setattr(torch.cpu, 'get_capabilities',
+                        lambda: {'avx2': True, feature: True})
+    for name in 'bf16', 'openvino-bf16':
+        if feature:
+            assert obstacle(name, CPU) is None
+        else:
+            assert 'no bf16 instructions' in refused(name)
+
+
+def test_fp16_is_for_gpus():
+    assert 'needs a GPU' in refused('fp16')
+    assert obstacle('fp16', CUDA) is None
+
+
+def test_the_compiler_that_is_missing_is_named(monkeypatch):
+    from torch._inductor import config
+    monkeypatch.setattr(config.cpp, 'cxx', ('no-such-compiler', ))
+    line = refused('compile')
+    assert 'g++' in line and 'CXX' in line
+    assert refused('bf16-compile')
+    assert valid_modes(CPU)['compile'] in line
+    assert valid_modes(CPU)['fold'] is None
+
+
+def test_compiling_for_a_gpu_needs_triton(monkeypatch):
+    from torch.utils import _triton
+    monkeypatch.setattr(_triton, 'has_triton', lambda: False)
+    assert 'pip install triton' in refused('compile', CUDA)
+
+
+def test_unknown_modes_are_told_the_names():
+    with pytest.raises(UserError, match='mode fast: is none of eager, fold'):
+        check_mode('fast', CPU)
