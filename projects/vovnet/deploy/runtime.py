@@ -327,11 +327,9 @@ def _resize(image: np.ndarray, size: tuple[int, int], interpolation: str,
 
 
 def _pad(image: np.ndarray, size: Sequence[int], divisor: int,
-         value: float) -> np.ndarray:
+         value: float | Sequence[float]) -> np.ndarray:
     """Fill up at the bottom and on the right."""
     height, width = (-(-n // divisor) * divisor for n in size)
-    bottom, right = height - image.shape[0], width - image.shape[1]
-    if not (bottom or right):
-        return image
-    return np.pad(image, ((0, bottom), (0, right), (0, 0)),
-                  constant_values=value)
+    padded = np.full((height, width, 3), value, image.dtype)
+    padded[:image.shape[0], :image.shape[1]] = image
+    return padded
