@@ -60,14 +60,18 @@ def refusal(model):
 
 @pytest.mark.parametrize('given', [
     RGB,
-    # Others' constants of ImageNet: Caffe's mean, and rounded deviations.
-    dict(RGB, mean=[123., 117., 104.]), dict(RGB, std=[58.4, 57.1, 57.4])])
+    # Others' constants of ImageNet: Caffe's, maskrcnn-benchmark's, rounded.
+    dict(RGB, mean=[123., 117., 104.]),
+    dict(RGB, mean=[122.7717, 115.9465, 102.9801]),
+    dict(RGB, std=[58.4, 57.1, 57.4])])
 def test_images_as_the_weights_want_them(given, timm):
     check_images(build(given, timm))
 
 
 @pytest.mark.parametrize('given', [
-    BGR, D2, HALF, dict(RGB, std=[1., 1., 1.]), dict(RGB, mean=[0.] * 3)])
+    BGR, D2, HALF, dict(RGB, std=[1., 1., 1.]), dict(RGB, mean=[0.] * 3),
+    dict(RGB, mean=[125.307, 122.961, 113.8575]),  # CIFAR-10's
+    dict(RGB, std=[57.] * 3)])
 def test_other_images_and_both_remedies(given, timm):
     """What the refusal says to do is enough."""
     text = refusal(build(given, timm))

@@ -9,10 +9,12 @@ from mmengine.config.utils import _get_cfg_metainfo
 from vovnet.analysis import paper
 from vovnet.checkpoints import (
     PUBLISHED,
+    Normalization,
     model_zoo,
     read_metafiles,
     update_page,
 )
+from vovnet.checkpoints.dialect import same_means
 from vovnet.checkpoints.metafiles import read_index
 from vovnet.errors import UserError
 
@@ -104,7 +106,8 @@ def test_timm_weights_have_an_address_and_a_name():
     'model', [m for m in MODELS if 'Weights' not in m],
     ids=lambda m: m['Name'])
 def test_starting_weights_are_those_of_the_config(model):
-    backbone = Config.fromfile(str(ROOT / model['Config'])).model.backbone
+    cfg = Config.fromfile(str(ROOT / model['Config'])).model
+    backbone = cfg.backbone
     init = backbone.get('init_cfg') or {}
     checkpoint = init.get('checkpoint') if isinstance(init, dict) else None
     first, *others = model['Metadata']['Starting Weights']
@@ -124,8 +127,30 @@ def test_starting_weights_are_those_of_the_config(model):
         assert mine == size and ('ese' in other['Name']) == (version == '2')
         options = other.get('Options', '')
         assert (version == '1') == ("stem='strided'" in options)
-        assert ('detectron2' in other['Name']) == (
-            'data_preprocessor' in options)
+        # Where they want other images, their stem takes the difference.
+        wanted = PUBLISHED[other['Name']].normalization
+        given = Normalization.of(cfg.data_preprocessor)
+        folded = 'data_preprocessor' in options
+        assert folded != wanted.agrees(given)
+        assert same_means(wanted, given) or not folded
+
+
+@pytest.mark.parametrize(
+    'model', [m for m in MODELS if m['Config'].startswith((
+        'configs/imagenet', 'configs/cifar'))], ids=lambda m: m['Name'])
+def test_images_of_classifiers(model):
+    """mmpretrain reads files as BGR, but CIFAR-10's arrays are RGB already."""
+    cfg = Config.fromfile(str(ROOT / model['Config']))
+    given = cfg.data_preprocessor
+    order, mean, std = re.fullmatch(
+        '(RGB|BGR), mean (.*), std (.*)',
+        model['Metadata']['Normalization']).groups()
+    arrays = cfg.test_dataloader.dataset.type == 'CIFAR10'
+    assert order == ('RGB' if given.to_rgb or arrays else 'BGR')
+    assert not (given.to_rgb and arrays)
+    for text, key in ((mean, 'mean'), (std, 'std')):
+        values = [float(number) for number in text.split()]
+        assert values * (3 // len(values)) == pytest.approx(given[key])
 
 
 def test_figures_are_those_of_the_paper():
