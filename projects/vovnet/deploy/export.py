@@ -86,6 +86,7 @@ def export_detector(
     file = Path(file)
     if file.suffix != '.onnx':
         raise UserError(f'{file}: end the name in .onnx')
+    build = _builder(model)
     preprocess = preprocessing(model, cfg)
     if dynamic is None:
         resize, pad = preprocess['resize'], preprocess['pad']
@@ -94,7 +95,7 @@ def export_detector(
     if shape and not dynamic:
         _fit(preprocess, shape)
     shape = _input_shape(preprocess, shape)
-    graphs, extra = _builder(model)(
+    graphs, extra = build(
         model, cfg, shape, dynamic=dynamic, normalize=normalize, maps=maps)
     metadata = dict(
         format=FORMAT,
