@@ -111,8 +111,10 @@ def draw(image: np.ndarray, found: Detections,
         x1, y1, x2, y2 = found.boxes[i].round().astype(int).tolist()
         cv2.rectangle(image, (x1, y1), (x2, y2), colour, 1)
         text = f'{classes[label]} {found.scores[i]:.2f}'
-        place = x1, max(y1 - 3, 9)
-        for shade, width in ((0, 0, 0), 3), (colour, 1):  # seen on any ground
-            cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35,
-                        shade, width, cv2.LINE_AA)
+        font = cv2.FONT_HERSHEY_SIMPLEX, 0.35
+        (width, height), below = cv2.getTextSize(text, *font, 1)
+        bottom = max(y1 - below, height)
+        cv2.rectangle(image, (x1, bottom - height),
+                      (x1 + width, bottom + below), (0, 0, 0), cv2.FILLED)
+        cv2.putText(image, text, (x1, bottom), *font, colour, 1, cv2.LINE_AA)
     return image
