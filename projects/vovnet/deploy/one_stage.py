@@ -274,8 +274,9 @@ class DenseDecoder(Decoder):
         super().__init__(head)
         self.sigmoid = head.use_sigmoid_cls
         self.channels = head.cls_out_channels
-        if self.test.get('nms_pre', -1) <= 0 or getattr(
-                head.loss_cls, 'custom_cls_channels', False):
+        loss = getattr(head, 'loss_cls', None)  # mmdet's SSDHead has none
+        if self.test.get('nms_pre', -1) <= 0 or loss is None or getattr(
+                loss, 'custom_cls_channels', False):
             raise UserError(
                 f'{type(head).__name__}: only plain scores and a positive '
                 'test_cfg.nms_pre have a path to ONNX here')
