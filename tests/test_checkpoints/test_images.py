@@ -1,20 +1,16 @@
 """Images that are normalised otherwise than the weights want are refused."""
-from pathlib import Path
-
 import foreign
 import pytest
 import torch
 from foreign import NETS, random_weights
 from mmdet.models import DetDataPreprocessor
-from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmpretrain.models import ClsDataPreprocessor
 
-from vovnet.checkpoints import PUBLISHED, Normalization, check_images
+from vovnet.checkpoints import Normalization, check_images
 from vovnet.errors import UserError
 from vovnet.models import VoVNet
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
 NET = NETS['19-slim-dw']
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 RGB = dict(mean=MEAN, std=STD, bgr_to_rgb=True)
@@ -143,22 +139,3 @@ def test_whole_checkpoints_count_too():
     model = Model(DetDataPreprocessor(**BGR), 'img_backbone')
     model.load_state_dict(theirs)
     check_images(model)
-
-
-def test_configs_normalise_as_their_weights_want():
-    """Each config that starts from published weights."""
-    published = {e.url: e.normalization for e in PUBLISHED.values()}
-    checked = set()
-    for file in sorted(CONFIGS.rglob('*_coco.py')):
-        model = Config.fromfile(str(file)).model
-        init = model.backbone.get('init_cfg') or {}
-        if not isinstance(init, dict) or not (
-                wanted := published.get(init.get('checkpoint'))):
-            continue
-        given = Normalization.of(model.data_preprocessor)
-        folded = init.get('data_preprocessor')
-        assert (Normalization.of(folded) if folded else wanted
-                ).agrees(given), file.name
-        checked.add(file.parent.name)
-    assert checked >= {'faster_rcnn', 'mask_rcnn', 'fcos', 'cascade_rcnn',
-                       'rtmdet'}

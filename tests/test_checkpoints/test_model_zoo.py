@@ -1,20 +1,16 @@
 """The metafiles: whole, read by MMEngine, and the page that shows them."""
-import re
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 from mmengine.config.utils import _get_cfg_metainfo
 
 from vovnet.analysis import paper
 from vovnet.checkpoints import (
     PUBLISHED,
-    Normalization,
     model_zoo,
     read_metafiles,
     update_page,
 )
-from vovnet.checkpoints.dialect import same_means
 from vovnet.checkpoints.metafiles import read_index
 from vovnet.errors import UserError
 
@@ -100,57 +96,6 @@ def test_timm_weights_have_an_address_and_a_name():
             assert entry.url == name == PUBLISHED[f'timm/{hub}'].url
             found += 1
     assert found == 6
-
-
-@pytest.mark.parametrize(
-    'model', [m for m in MODELS if 'Weights' not in m],
-    ids=lambda m: m['Name'])
-def test_starting_weights_are_those_of_the_config(model):
-    cfg = Config.fromfile(str(ROOT / model['Config'])).model
-    backbone = cfg.backbone
-    init = backbone.get('init_cfg') or {}
-    checkpoint = init.get('checkpoint') if isinstance(init, dict) else None
-    first, *others = model['Metadata']['Starting Weights']
-    if checkpoint is None:
-        assert first == dict(Name='random')
-    else:
-        entry = PUBLISHED.get(first['Name'])
-        assert checkpoint == (entry.url if entry else first['Name'])
-        assert first['License'] and first['Source'].startswith('https://')
-        assert not entry or first['License'] == entry.licence
-    for other in others:
-        assert other['License'] == PUBLISHED[other['Name']].licence
-        assert other['Source'].startswith('https://')
-        # They are of the same network, and the options are said.
-        size = re.search(r'vovnet(\d+)', other['Name'])[1]
-        version, mine = re.match(r'V(\d)-(\d+)', backbone.arch).groups()
-        assert mine == size and ('ese' in other['Name']) == (version == '2')
-        options = other.get('Options', '')
-        assert (version == '1') == ("stem='strided'" in options)
-        # Where they want other images, their stem takes the difference.
-        wanted = PUBLISHED[other['Name']].normalization
-        given = Normalization.of(cfg.data_preprocessor)
-        folded = 'data_preprocessor' in options
-        assert folded != wanted.agrees(given)
-        assert same_means(wanted, given) or not folded
-
-
-@pytest.mark.parametrize(
-    'model', [m for m in MODELS if m['Config'].startswith((
-        'configs/imagenet', 'configs/cifar'))], ids=lambda m: m['Name'])
-def test_images_of_classifiers(model):
-    """mmpretrain reads files as BGR, but CIFAR-10's arrays are RGB already."""
-    cfg = Config.fromfile(str(ROOT / model['Config']))
-    given = cfg.data_preprocessor
-    order, mean, std = re.fullmatch(
-        '(RGB|BGR), mean (.*), std (.*)',
-        model['Metadata']['Normalization']).groups()
-    arrays = cfg.test_dataloader.dataset.type == 'CIFAR10'
-    assert order == ('RGB' if given.to_rgb or arrays else 'BGR')
-    assert not (given.to_rgb and arrays)
-    for text, key in ((mean, 'mean'), (std, 'std')):
-        values = [float(number) for number in text.split()]
-        assert values * (3 // len(values)) == pytest.approx(given[key])
 
 
 def test_figures_are_those_of_the_paper():

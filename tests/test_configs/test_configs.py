@@ -14,6 +14,8 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 import vovnet  # noqa: F401
+from vovnet.checkpoints import PUBLISHED, Normalization
+from vovnet.checkpoints.dialect import same_means
 from vovnet.checkpoints.metafiles import read_index
 from vovnet.models import VoVNet
 
@@ -256,6 +258,57 @@ def test_metafile_knows_the_config(model, load):
     assert metadata.get('Iterations', metadata.get('Epochs')) == (
         cfg.train_cfg.get('max_iters')
         or cfg.train_cfg.max_epochs * repeats)
+
+
+@pytest.mark.parametrize(
+    'model', [m for m in metafile_models() if 'Weights' not in m],
+    ids=lambda m: m['Name'])
+def test_starting_weights_are_those_of_the_config(model, load):
+    cfg = load(model['Config'].removeprefix('configs/')).model
+    init = cfg.backbone.get('init_cfg') or {}
+    checkpoint = init.get('checkpoint') if isinstance(init, dict) else None
+    first, *others = model['Metadata']['Starting Weights']
+    if checkpoint is None:
+        assert first == dict(Name='random')
+    else:
+        entry = PUBLISHED.get(first['Name'])
+        assert checkpoint == (entry.url if entry else first['Name'])
+        assert first['License'] and first['Source'].startswith('https://')
+        assert not entry or first['License'] == entry.licence
+    for other in others:
+        assert other['License'] == PUBLISHED[other['Name']].licence
+        assert other['Source'].startswith('https://')
+        # They are of the same network, and the options are said.
+        size = re.search(r'vovnet(\d+)', other['Name'])[1]
+        version, mine = re.match(r'V(\d)-(\d+)', cfg.backbone.arch).groups()
+        assert mine == size and ('ese' in other['Name']) == (version == '2')
+        options = other.get('Options', '')
+        assert (version == '1') == ("stem='strided'" in options)
+        # Where they want other images, their stem takes the difference.
+        wanted = PUBLISHED[other['Name']].normalization
+        given = Normalization.of(cfg.data_preprocessor)
+        folded = 'data_preprocessor' in options
+        assert folded != wanted.agrees(given)
+        assert same_means(wanted, given) or not folded
+
+
+def test_configs_normalise_as_their_weights_want(load):
+    """Each config that starts from published weights of a VoVNet."""
+    published = {e.url: e.normalization for e in PUBLISHED.values()}
+    checked = set()
+    for name in NAMES:
+        model = load(name).model
+        init = model.backbone.get('init_cfg') or {}
+        if not isinstance(init, dict) or not (
+                wanted := published.get(init.get('checkpoint'))):
+            continue
+        given = Normalization.of(model.data_preprocessor)
+        folded = init.get('data_preprocessor')
+        assert (Normalization.of(folded) if folded else wanted
+                ).agrees(given), name
+        checked.add(Path(name).parts[0])
+    assert checked >= {'faster_rcnn', 'mask_rcnn', 'fcos', 'cascade_rcnn',
+                       'rtmdet', 'custom'}
 
 
 def test_1x_is_twelve_epochs_of_sixteen_images(load):
