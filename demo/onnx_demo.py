@@ -47,7 +47,8 @@ def main() -> None:
                                      args.score_thr):
         if count is None:
             unread.append(image)
-            print(f'{image}: cannot be read as an image', file=sys.stderr)
+            print(f'{image}: cannot be read as an image, or is too narrow',
+                  file=sys.stderr)
         else:
             print(f'{image}: {count} objects')
     spent = time.perf_counter() - start

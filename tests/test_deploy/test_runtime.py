@@ -143,9 +143,12 @@ def test_demo(exported, tmp_path):
         assert drawn.shape == image.shape and (drawn != image).any()
     # A file that is no image is named, and the others are done.
     (tmp_path / 'in/1.png').write_text('no image')
+    cv2.imwrite(str(tmp_path / 'in/2.png'), np.zeros((1, 900, 3)))
     done = demo(tmp_path, exported, 'in')
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith('error: 1 of 3 images')
+    assert [line.partition(':')[0] for line in done.stderr.splitlines()[-3:]
+            ] == ['in/1.png', 'in/2.png', 'error']
+    assert 'error: 2 of 3 images' in done.stderr
     for args, message in [
             ((exported, 'nowhere'), 'nowhere: no images there'),
             (('none.onnx', 'in'), 'none.onnx: no such file'),
@@ -203,6 +206,13 @@ def test_missing_runtime(backend, exported, monkeypatch):
 def test_unknown_backend(exported):
     with pytest.raises(UserError, match="'tensorrt'.*onnxruntime, openvino"):
         Session(exported, 'tensorrt')
+
+
+@pytest.mark.parametrize('image', [
+    None, np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32)])
+def test_what_is_no_picture(image, exported):
+    with pytest.raises(UserError, match='^detect: takes BGR pixels of uint8'):
+        Detector(exported).detect(image)
 
 
 @pytest.mark.parametrize('backend', runtime.BACKENDS)

@@ -30,7 +30,7 @@ def detect_files(detector: Detector, root: Path, images: Sequence[Path],
 
     Yields:
         tuple: Each image and its number of detections, None if it could not
-        be read.
+        be read or is too narrow to be resized.
 
     Raises:
         UserError: If a result would replace an image or another result.
@@ -38,10 +38,14 @@ def detect_files(detector: Detector, root: Path, images: Sequence[Path],
     for image, (picture, record) in zip(
             images, output_files(root, images, out_dir)):
         pixels = cv2.imread(str(image))
-        if pixels is None:
+        try:
+            found = None if pixels is None else detector.detect(pixels)
+        except cv2.error:  # too narrow to be resized
+            found = None
+        if found is None:
             yield image, None
             continue
-        found = detector.detect(pixels).above(score_thr)
+        found = found.above(score_thr)
         picture.parent.mkdir(parents=True, exist_ok=True)
         record.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(picture), draw(pixels, found, detector.classes))

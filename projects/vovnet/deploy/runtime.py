@@ -263,7 +263,16 @@ class Detector:
 
         Returns:
             Picture: What the first graph takes.
+
+        Raises:
+            UserError: If these are no such pixels.
         """
+        shape = getattr(image, 'shape', None)
+        if not (shape and len(shape) == 3 and shape[2] == 3
+                and image.dtype == np.uint8):
+            raise UserError('detect: takes BGR pixels of uint8, (height, '
+                            'width, 3), as cv2.imread gives them '
+                            f'(None: no image); got {shape or image}')
         return prepare(image, self.metadata)
 
 
