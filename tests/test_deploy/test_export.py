@@ -3,6 +3,7 @@
 Own work. What is expected comes from mmdet: its test pipeline, its batches,
 ``model.test_step``.
 """
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -131,7 +132,9 @@ def test_maps_alone(name, parts, tmp_path):
                            for i in range(len(maps[0]))]
     for x, y in zip(found.values(), [y for levels in maps for y in levels]):
         np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-3)
-    assert len(verify.verify(model, cfg, file, [image])) == 2
+    one, two = verify.verify(model, cfg, file, [image])
+    assert 'onnxruntime: 1 pictures, ' in str(one) and 'maps' in str(one)
+    assert two.backend == 'openvino' and two.scores < 1e-5
     with pytest.raises(UserError, match='maps, not detections'):
         detector.detect(image)
 
@@ -186,7 +189,7 @@ def test_a_difference_of_maps_is_an_error(tmp_path):
     file, = export_detector(model, cfg, tmp_path / 'd.onnx', maps=True)
     with torch.no_grad():
         model.bbox_head.conv_centerness.bias += 0.1
-    with pytest.raises(UserError, match='not equal'):
+    with pytest.raises(UserError, match='not equal.* maps, which differ by'):
         verify.verify(model, cfg, file, pictures())
 
 
@@ -239,6 +242,34 @@ def test_compare_masks():
     _, _, _, masks, _, wrong = verify.compare(
         FOUND._replace(masks=mask), FOUND._replace(masks=other), TEST)
     assert masks == pytest.approx(0.95) and not wrong
+
+
+def test_pictures_to_compare_on(tmp_path):
+    _, cfg = make_detector('dsod')
+    images, source = verify.pictures(cfg, count=3)  # there are no test data
+    assert 'generated shapes' in source
+    assert [image.shape for image in images] == [
+        (320, 320, 3), (304, 320, 3), (320, 288, 3)]
+    for i, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f'{i}.png'), image)
+    found, source = verify.pictures(cfg, [str(tmp_path)], 2)
+    assert source == str(tmp_path) and len(found) == 2
+    np.testing.assert_array_equal(found[1], images[1])
+    (tmp_path / '0.png').write_text('no image')
+    with pytest.raises(UserError, match='0.png: cannot be read'):
+        verify.pictures(cfg, [str(tmp_path)], 2)
+
+
+def test_another_accuracy_is_an_error(monkeypatch):
+    values = iter([0.5, 0.5005, 0.4985])
+    monkeypatch.setattr(verify, '_accuracy', lambda *args: {
+        'coco/bbox_mAP': next(values), 'coco/bbox_mAP_s': -1})
+    found = verify.accuracies(None, None, 'd.onnx')
+    assert [next(found)[0], next(found)[0], next(found)[0]] == [
+        'model', 'onnxruntime', 'openvino']
+    with pytest.raises(UserError, match='bbox_mAP is 0.4985 in openvino, but '
+                       '0.5000'):
+        next(found)
 
 
 # ----------------------------------------------------------------- bad input
