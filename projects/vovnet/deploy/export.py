@@ -130,7 +130,7 @@ def _builder(model: nn.Module) -> Callable:
         return one_stage.build
     raise UserError(
         f'{type(model).__name__}: has no way to ONNX here; RetinaNet, FCOS, '
-        'DSOD and SSD, RefineDet, Faster R-CNN and Mask R-CNN have one')
+        'DSOD and SSD, RefineDet, Faster, Mask and Cascade R-CNN have one')
 
 
 def preprocessing(model: nn.Module, cfg: Config) -> dict:
