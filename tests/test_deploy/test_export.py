@@ -350,13 +350,13 @@ def test_missing_packages(package, exporter, tmp_path, monkeypatch):
 def test_missing_runtimes(tmp_path, monkeypatch):
     model, cfg = make_detector('dsod')
     file, = export_detector(model, cfg, tmp_path / 'd.onnx')
-    monkeypatch.setattr(verify, 'find_spec', lambda name: None)
-    with pytest.raises(UserError, match='pip install onnxruntime'):
-        verify.verify(model, cfg, file, pictures())
     monkeypatch.setattr(verify, 'find_spec', lambda name:
                         name == 'onnxruntime')
     assert [d.backend for d in verify.verify(model, cfg, file, pictures())
             ] == ['onnxruntime']
+    monkeypatch.setattr('vovnet.deploy.runtime.find_spec', lambda name: None)
+    with pytest.raises(UserError, match='pip install onnxruntime$'):
+        verify.verify(model, cfg, file, pictures())
 
 
 def test_the_model_is_left_as_it_was(tmp_path):

@@ -28,7 +28,7 @@ from torchvision.ops import box_iou
 from ..datasets import draw_scene
 from ..errors import UserError
 from ..images import find_images
-from .runtime import BACKENDS, Detections, Detector, fitted_size
+from .runtime import BACKENDS, Detections, Detector, fitted_size, require
 
 BOXES = 0.1
 """Tolerance of a side of a box, px of the picture."""
@@ -104,12 +104,10 @@ def verify(model: nn.Module, cfg: Config, file: Path,
 
     Raises:
         UserError: If a runtime differs by more than the tolerances, or there
-            is nothing to compare: no runtime, or no detections.
+            is nothing to compare: no ONNX Runtime, or no detections.
     """
+    require(BACKENDS[0], 'the check after an export')
     backends = backends or _installed()
-    if not backends:
-        raise UserError('onnxruntime: is not installed, and no file is '
-                        'written unchecked; pip install onnxruntime')
     differences = []
     for backend in backends:
         detector = Detector(file, backend=backend)
