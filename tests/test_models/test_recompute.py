@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+import torch.autograd.forward_ad as fwAD
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vovnet.models import VoVNet
+from vovnet.models.backbones.vovnet import OSABlock
 
 MODES = ('pointwise', 'block')
 TINY = dict(num_blocks=(1, 2), num_layers=2, stage_channels=(8, 12),
@@ -220,13 +222,25 @@ def test_weights_that_changed_are_an_error(mode):
         loss.backward()
 
 
+@pytest.mark.parametrize('options', [
+    dict(V1), dict(V2, ese='none', frozen_stages=0), dict(V1, norm_eval=True),
+    dict(V1, norm_cfg=dict(type='GN', num_groups=4))], ids=str)
 @pytest.mark.parametrize('mode', MODES)
-def test_no_second_derivative(mode):
-    model = build(mode, **V2)
-    x = torch.randn(2, 3, 64, 64, requires_grad=True)
-    dx, = torch.autograd.grad(loss_of(model(x)), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='differentiate twice'):
-        dx.sum().backward()
+def test_second_derivatives(mode, options):
+    """Of a gradient penalty. Torch has none of eSE's hard sigmoid."""
+    x = torch.randn(2, 3, 64, 64, dtype=torch.double)
+
+    def run(model):
+        images = x.clone().requires_grad_()
+        outs = model.double()(images)
+        grads = torch.autograd.grad(
+            loss_of(outs), [images, *filter(lambda p: p.requires_grad,
+                                            model.parameters())],
+            create_graph=True)
+        sum(g.square().mean() for g in grads).backward()
+        return outs, *state(model, images)
+
+    assert_same(run(build(**options)), run(build(mode, **options)), 1e-12)
 
 
 @pytest.mark.parametrize('mode', MODES)
@@ -248,33 +262,49 @@ def test_hooks_are_called(mode):
     assert_same(*found)
 
 
+@pytest.mark.parametrize('mode', (None, *MODES))
+def test_hooks_on_stages_are_called(mode):
+    """They are modules whose outputs are the network's."""
+    x = torch.randn(2, 3, 64, 64)
+    found = []
+    for with_cp in (False, mode):
+        model, seen = build(with_cp, **V2), []
+        model.stage2.register_forward_hook(
+            lambda module, args, out, to=seen: to.append(out))
+        found.append(step(model, x))
+        assert len(seen) == 1 and seen[0] is found[-1][0][0]
+    assert_same(*found)
+
+
 class Operators(TorchDispatchMode):
     """Counts operators on maps that are larger than a pixel."""
 
     def __init__(self):
         super().__init__()
-        self.counts = dict(convolution=0, bmm=0)
+        self.counts = dict(convolution=0, product=0)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name.removeprefix('aten::')
-        if name in self.counts:
-            self.counts[name] += args[-1 if name == 'bmm' else 0].shape[-1] > 1
+        if name == 'convolution':
+            self.counts['convolution'] += args[0].shape[-1] > 1
+        elif name in ('bmm', 'baddbmm_'):
+            self.counts['product'] += args[-1].shape[-1] > 1
         return function(*args, **kwargs or {})
 
 
 # V2-39 has 3 convolutions in the stem, and in each of 6 blocks 5 chained ones
 # and one of 6 sources. The backward pass of the latter is a matrix product
-# for each source; where it is computed again, that is another one.
+# for each source; where it is computed again, so is that.
 @pytest.mark.parametrize('mode, convolutions, products', [
-    (False, 0, 0), ('pointwise', 0, 6 * 6), ('block', 3 + 6 * 5, 6 * 6 + 6)])
+    (False, 0, 0), ('pointwise', 0, 6 * 6), ('block', 3 + 6 * 5, 2 * 6 * 6)])
 def test_which_convolutions_run_again(mode, convolutions, products):
     model = build(mode, arch='V2-39')
     with Operators() as forward:
         outs = model(torch.randn(2, 3, 64, 64))
     with Operators() as backward:
         loss_of(outs).backward()
-    assert forward.counts == dict(convolution=3 + 6 * 6, bmm=0)
-    assert backward.counts == dict(convolution=convolutions, bmm=products)
+    assert forward.counts == dict(convolution=3 + 6 * 6, product=0)
+    assert backward.counts == dict(convolution=convolutions, product=products)
 
 
 def kept_maps(model, x):
@@ -296,14 +326,15 @@ def kept_maps(model, x):
 @pytest.mark.parametrize('options', [
     dict(arch='V2-39'), dict(V1), dict(arch='V2-19-slim-dw')], ids=str)
 def test_which_maps_are_kept(options):
-    """Inputs and convolutions', or inputs alone, by a plain forward."""
+    """Inputs of stem and blocks, and convolutions', by a plain forward.
+
+    Not what comes into a pool: a stage's output is its user's to keep.
+    """
     x = torch.randn(2, 3, 64, 64)
     plain, count = build(**options), dict(inputs=0, convolutions=0)
     for module in plain.modules():
         kind = type(module).__name__
-        if module is getattr(plain.stage2, 'pool', None):
-            continue  # the stem's map before it is recomputed
-        if kind in ('OSABlock', 'MaxPool2d') or module is plain.stem:
+        if kind == 'OSABlock' or module is plain.stem:
             module.register_forward_pre_hook(lambda module, args: count.update(
                 inputs=count['inputs'] + args[0].numel()))
         elif kind == 'Conv2d':
@@ -357,6 +388,64 @@ def test_nothing_is_kept_without_gradients(mode):
 
 def test_true_is_block():
     assert VoVNet(TINY, with_cp=True).with_cp == 'block'
+
+
+def test_default_is_pointwise_in_training_with_batch_norm():
+    x = torch.randn(2, 3, 64, 64)
+
+    def kept(with_cp, train=True, **options):
+        return kept_maps(build(with_cp, **options).train(train), x)[0]
+
+    pointwise = dict(type='BN'), dict(type='BN', requires_grad=False)
+    plain = dict(type='GN', num_groups=4), dict(type='IN'), None
+    for norm_cfg in (*pointwise, *plain):
+        options = dict(V2, norm_cfg=norm_cfg)
+        want = 'pointwise' if norm_cfg in pointwise else False
+        assert kept(None, **options) == kept(want, **options)
+        assert kept(None, train=False, **options) == \
+            kept(False, train=False, **options)
+    assert kept('pointwise', **V2) < kept(False, **V2)
+
+
+class Scaled(OSABlock):
+    """The same layers, and something that they do not tell."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize('mode', (None, *MODES))
+def test_other_modules_run_as_they_are(mode):
+    found = []
+    for with_cp in (False, mode):
+        model = build(with_cp, **V2)
+        model.stage2.block1.__class__ = Scaled
+        model.stage3.pool = nn.AvgPool2d(2)
+        model.stage3.block2.ese = nn.Sigmoid()
+        found.append(step(model, torch.randn(
+            2, 3, 64, 64, generator=torch.Generator().manual_seed(0))))
+    assert_same(*found)
+
+
+@pytest.mark.parametrize('mode', (None, *MODES))
+def test_what_traces_and_transforms_sees_the_plain_network(mode):
+    x, v = torch.randn(2, 2, 3, 64, 64)
+    options = dict(V1, norm_eval=True)  # BN's buffers bar transforms
+    plain, saving = build(**options), build(mode, **options)
+
+    def gradient(model):
+        return torch.func.grad(lambda x: loss_of(model(x)))(x)
+
+    assert torch.equal(gradient(plain), gradient(saving))
+    want = plain(x)
+    with fwAD.dual_level():
+        tangents = [fwAD.unpack_dual(model(fwAD.make_dual(x, v))[-1]).tangent
+                    for model in (plain, saving)]
+    assert torch.equal(*tangents)
+    for model in (torch.fx.symbolic_trace(saving),
+                  torch.jit.trace(saving, x, check_trace=False)):
+        for a, b in zip(want, model(x), strict=True):
+            assert torch.equal(a, b)
 
 
 def _ddp_worker(rank, init, results):

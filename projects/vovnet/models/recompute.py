@@ -16,17 +16,19 @@ Names below: ``z`` is what a layer's convolution gives, ``h`` what its norm and
 activation make of it; ``dz`` and ``dh`` are the gradients of these.
 """
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.forward_ad import unpack_dual
+from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
@@ -53,13 +55,13 @@ class Segment:
         module (nn.Module): What computes the same.
         parts (Iterable[tuple[nn.Module, bool]]): The chain: ConvModule,
             DepthwiseSeparableConvModule or sequences of them, each with
-            whether ``aggregation`` takes its output.
+            whether ``aggregation`` takes its output. None if it is not known
+            what the module does.
         aggregation (ConvModule, optional): A 1x1 convolution of the input
             and these outputs, concatenated.
         gate (nn.Conv2d, optional): The 1x1 convolution of eSE, behind it.
         residual (bool): Whether the input is added to the output.
-        pool (nn.MaxPool2d, optional): What follows the module; not with
-            ``gate`` or ``residual``.
+        pool (nn.Module, optional): The max-pool behind the module.
 
     Attributes:
         layers (list[Layer]): In the order of computation.
@@ -69,11 +71,11 @@ class Segment:
     """
 
     def __init__(self, module: nn.Module,
-                 parts: Iterable[tuple[nn.Module, bool]],
+                 parts: Iterable[tuple[nn.Module, bool]] = (),
                  aggregation: ConvModule | None = None,
                  gate: nn.Conv2d | None = None,
                  residual: bool = False,
-                 pool: nn.MaxPool2d | None = None) -> None:
+                 pool: nn.Module | None = None) -> None:
         self.module, self.pool = module, pool
         self.gate, self.residual = gate, residual
         self.layers: list[Layer] = []
@@ -95,50 +97,83 @@ class Segment:
         self.slots = [(m, name) for m in modules for name in ('weight', 'bias')
                       if getattr(m, name, None) is not None]
 
-    def convolve(self, x: Tensor, conv: Callable[[Layer, Tensor], Tensor],
-                 activate: Callable[[Layer, Tensor], Tensor]) -> list[Tensor]:
-        """Compute ``z`` of each layer.
+    def chain(self, x: Tensor, zs: list[Tensor],
+              conv: Callable[[Layer, Tensor], Tensor],
+              activate: Callable[[Layer, Tensor], Tensor]
+              ) -> Iterator[tuple[slice, Tensor]]:
+        """Compute ``z`` of each layer but the aggregating one.
 
         Args:
             x (Tensor): The input (N, C, H, W).
+            zs (list[Tensor]): Gets them, in the order of the layers.
             conv (Callable): Gives a layer's ``z`` of its input.
             activate (Callable): Gives a layer's ``h`` of its ``z``.
 
-        Returns:
-            list[Tensor]: In the order of the layers.
+        Yields:
+            tuple[slice, Tensor]: Each map that is concatenated with ``x``,
+            and the channels that it becomes. It is needed no longer than
+            until the next.
         """
-        zs, h, joined = [], x, None
+        h = x
         for number, layer in enumerate(self.layers):
             if number:
+                h = None
                 h = activate(self.layers[number - 1], zs[-1])
-            if number in self.channels:
-                # Each map is put into the concatenation at once, so that it
-                # need not be kept until then.
-                if joined is None and number:
-                    joined = _empty_like(h, self.layers[-1].conv.in_channels)
-                    joined[:, self.channels[0]] = x
-                if number:
-                    joined[:, self.channels[number]] = h
-            if self.channels and number == len(self.layers) - 1:
-                h = joined
-            zs.append(conv(layer, h))
-        return zs
+                if number in self.channels:
+                    yield self.channels[number], h
+            if not self.channels or number < len(self.layers) - 1:
+                zs.append(conv(layer, h))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Run the module and the pool as they are."""
-        x = self.module(x)
-        return x if self.pool is None else self.pool(x)
+    def join(self, joined: Tensor | None, x: Tensor, channels: slice,
+             h: Tensor) -> Tensor:
+        """Put what :meth:`chain` yields into the concatenation.
+
+        At once, so that no map need be kept until all are there.
+
+        Args:
+            joined (Tensor, optional): What this gave for the map before.
+            x (Tensor): The input (N, C, H, W).
+            channels (slice): What the map becomes.
+            h (Tensor): The map.
+
+        Returns:
+            Tensor: The concatenation, as far as it is known.
+        """
+        if joined is None:
+            joined = _empty_like(h, self.layers[-1].conv.in_channels)
+            joined[:, self.channels[0]] = x
+        joined[:, channels] = h
+        return joined
+
+    def __call__(self, x: Tensor, state: dict[str, Tensor] | None = None
+                 ) -> tuple[Tensor, ...]:
+        """Run the module and the pool as they are.
+
+        Args:
+            x (Tensor): The input (N, C, H, W).
+            state (dict[str, Tensor], optional): In place of the module's own
+                weights and buffers.
+
+        Returns:
+            tuple[Tensor, ...]: What they give; one map without a pool.
+        """
+        y = (self.module(x) if state is None else
+             functional_call(self.module, state, (x, )))
+        return (y, ) if self.pool is None else (y, self.pool(y))
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether plain BN follows every convolution."""
+        return all(type(layer.norm) is nn.BatchNorm2d for layer in self.layers)
 
     def is_faithful(self) -> bool:
         """Whether the layers are all that is run, and can be recomputed."""
         known = {m for layer in self.layers for m in layer} | {self.gate}
-        for m in (*self.module.modules(), self.pool):
-            if m is None:
-                continue
-            if (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks
-                    or m._backward_pre_hooks or 'forward' in vars(m)):
+        pools = [] if self.pool is None else [self.pool]
+        for m in (*self.module.modules(), *pools):
+            if is_hooked(m):
                 return False
-            if m not in known and m is not self.pool and not m._modules and \
+            if m not in known and m not in pools and not m._modules and \
                     not isinstance(m, nn.Identity):
                 return False
             if isinstance(m, ConvModule) and (
@@ -146,18 +181,30 @@ class Segment:
                     or m.with_explicit_padding
                     or m.efficient_conv_bn_eval_forward):
                 return False
-        return all(
+        return bool(self.layers) and all(
             type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
             and isinstance(norm, (_BatchNorm, nn.GroupNorm, type(None)))
             and isinstance(act, (*ACTIVATIONS, type(None)))
-            for conv, norm, act in self.layers)
+            for conv, norm, act in self.layers) and all(
+            type(pool) is nn.MaxPool2d and not pool.return_indices
+            for pool in pools) and not _has_any_global_hook()
 
 
-def recompute(segment: Segment, x: Tensor, keep_convolutions: bool) -> Tensor:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a call of a module does more than its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks
+                or module._backward_hooks or module._backward_pre_hooks
+                or 'forward' in vars(module))
+
+
+@torch.compiler.disable
+def recompute(segment: Segment, x: Tensor, keep_convolutions: bool
+              ) -> tuple[Tensor, ...]:
     """Run a segment so that little is kept for its backward pass.
 
     A module with hooks or with layers of other kinds runs as ever if
-    ``keep_convolutions``, else as ``torch.utils.checkpoint`` has it.
+    ``keep_convolutions``, else as ``torch.utils.checkpoint`` has it. What is
+    traced or transformed by ``torch.func`` runs as ever.
 
     Args:
         segment (Segment): Has the module.
@@ -166,25 +213,27 @@ def recompute(segment: Segment, x: Tensor, keep_convolutions: bool) -> Tensor:
             give, so that none of them runs again; else the input alone.
 
     Returns:
-        Tensor: What the module gives, behind the pool; gradients and buffers
-        become what they would have. It cannot be differentiated twice.
+        tuple[Tensor, ...]: What the segment gives; gradients and buffers
+        become what they would have.
     """
-    if keep_convolutions and torch.compiler.is_compiling():
-        # A compiler recomputes what is pointwise of its own accord.
-        return segment(x)
-    return _recompute(segment, x, keep_convolutions)
+    weights = [getattr(module, name) for module, name in segment.slots]
+    if _is_plain(x, *weights):
+        if segment.is_faithful():
+            return _Recompute.apply(segment, keep_convolutions, x, *weights)
+        if not keep_convolutions:
+            return checkpoint(
+                segment, x, use_reentrant=False, context_fn=lambda: (
+                    nullcontext(), _scratch_buffers(segment.module)))
+    return segment(x)
 
 
-@torch.compiler.disable
-def _recompute(segment: Segment, x: Tensor, keep_convolutions: bool) -> Tensor:
-    if segment.is_faithful():
-        weights = [getattr(module, name) for module, name in segment.slots]
-        return _Recompute.apply(segment, keep_convolutions, x, *weights)
-    if keep_convolutions:
-        return segment(x)
-    return checkpoint(
-        segment, x, use_reentrant=False, context_fn=lambda: (
-            nullcontext(), _scratch_buffers(segment.module)))
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether tensors are to be differentiated, and in reverse only."""
+    return (all(isinstance(t, Tensor) for t in tensors)  # of torch.fx no more
+            and any(t.requires_grad for t in tensors)
+            and not torch.jit.is_tracing()
+            and not torch._C._are_functorch_transforms_active()
+            and all(unpack_dual(t).tangent is None for t in tensors))
 
 
 class _Recompute(torch.autograd.Function):
@@ -192,8 +241,9 @@ class _Recompute(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, segment: Segment, keep_convolutions: bool,
-                x: Tensor, *weights: Tensor) -> Tensor:
+                x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         """Compute what the module would, by its layers."""
+        ctx.set_materialize_grads(False)
         device = x.device.type
         ctx.autocast = (device, torch.get_autocast_dtype(device),
                         torch.is_autocast_enabled(device))
@@ -208,32 +258,35 @@ class _Recompute(torch.autograd.Function):
             return h if layer.act is None else layer.act(
                 h.clone() if h is z else h)
 
-        zs = segment.convolve(x, lambda layer, h: layer.conv(h), activate)
-        y = activate(segment.layers[-1], zs[-1])
-        pooled = squeezed = indices = None
+        zs, joined, last = [], None, segment.layers[-1]
+        for channels, h in segment.chain(
+                x, zs, lambda layer, h: layer.conv(h), activate):
+            joined = segment.join(joined, x, channels, h)
+            del h
+        if joined is not None:
+            zs.append(last.conv(joined))
+        y = activate(last, zs[-1])
+        pooled = squeezed = None
         if segment.gate is not None:
             pooled = F.adaptive_avg_pool2d(y, 1)
             squeezed = segment.gate(pooled)
             y = y * F.hardsigmoid(squeezed)
         if segment.residual:
             y = y + x
-        if segment.pool is not None:
-            y, indices = _pool(segment.pool, y)
-            # int64 is more than any map needs.
-            indices = indices.int() if keep_convolutions else None
         ctx.save_for_backward(
-            x, pooled, squeezed, indices, *statistics, *weights,
+            x, pooled, squeezed, *statistics, *weights,
             *(zs if keep_convolutions else ()))
-        return y
+        return (y, ) if segment.pool is None else (y, segment.pool(y))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple:
+    def backward(ctx: FunctionCtx, *dys: Tensor | None) -> tuple:
         """Walk back through the layers, from one map to the one before."""
         device, dtype, enabled = ctx.autocast
         with torch.autocast(device, dtype, enabled):
             back = _Backward(ctx)
-            dx = back.walk(dy, ctx.needs_input_grad[2])
+            if torch.is_grad_enabled():  # with create_graph
+                return None, None, *back.differentiably(dys)
+            dx = back.walk(*dys)
         return None, None, dx, *map(back.grads.get, ctx.segment.slots)
 
 
@@ -250,40 +303,75 @@ class _Backward:
     def __init__(self, ctx: FunctionCtx) -> None:
         self.segment = segment = ctx.segment
         count = len(segment.layers)
-        (self.x, self.pooled, self.squeezed, self.indices,
-         *rest) = ctx.saved_tensors
+        self.x, self.pooled, self.squeezed, *rest = ctx.saved_tensors
         self.memos = {
             layer: (batch, *rest[2 * i:2 * i + 2])
             for i, (layer, batch) in enumerate(zip(segment.layers, ctx.batch))}
         rest = rest[2 * count:]
         self.weights = dict(zip(segment.slots, rest))
-        self.needed = dict(zip(segment.slots, ctx.needs_input_grad[3:]))
+        self.zs = rest[len(segment.slots):]
+        self.needs_dx, *needed = ctx.needs_input_grad[2:]
+        self.needed = dict(zip(segment.slots, needed))
         self.grads: dict[Slot, Tensor] = {}
-        self.zs = rest[len(segment.slots):] or segment.convolve(
-            self.x, self._convolve, lambda *args: self._activated(*args).h)
 
-    def walk(self, dy: Tensor, needs_dx: bool) -> Tensor | None:
+    def differentiably(self, dys: tuple[Tensor | None, ...]
+                       ) -> Iterator[Tensor | None]:
+        """Find the gradients as functions of all that they depend on.
+
+        Args:
+            dys (tuple[Tensor | None, ...]): Gradients of the outputs.
+
+        Yields:
+            Tensor | None: Gradient of the input and of each weight.
+        """
+        segment = self.segment
+        names = {m: name for name, m in segment.module.named_modules()}
+        state = {f'{names[module]}.{name}': weight
+                 for (module, name), weight in self.weights.items()}
+        state.update((name, buffer.clone())  # they have moved already
+                     for name, buffer in segment.module.named_buffers())
+        with ExitStack() as modes:
+            for layer, (batch, *_) in self.memos.items():
+                modes.enter_context(_training(layer.norm, batch))
+            ys = segment(self.x, state)
+        needed = [self.needs_dx, *self.needed.values()]
+        inputs = [t for t, needs in zip(
+            (self.x, *self.weights.values()), needed) if needs]
+        ys, dys = zip(*((y, dy) for y, dy in zip(ys, dys) if dy is not None))
+        found = iter(torch.autograd.grad(ys, inputs, dys, create_graph=True))
+        return (next(found) if needs else None for needs in needed)
+
+    def walk(self, dy: Tensor | None, dpool: Tensor | None = None
+             ) -> Tensor | None:
         """Find the gradients of the weights and of the input.
 
         Args:
-            dy (Tensor): Gradient of the output.
-            needs_dx (bool): Whether that of the input is wanted.
+            dy (Tensor, optional): Gradient of what the module gave.
+            dpool (Tensor, optional): Gradient of what the pool gave.
 
         Returns:
-            Tensor | None: Gradient of the input.
+            Tensor | None: Gradient of the input, where it is needed.
         """
         layers, channels = self.segment.layers, self.segment.channels
-        above = self._activated(layers[-1], self.zs.pop())
+        zs = self.zs or self._convolve_again()
+        z = zs.pop()
         dh = dy
-        if self.segment.pool is not None:
-            dh = self._unpool(above.h, dy)
+        if dpool is not None:
+            dh = self._unpool(z, dpool)
+            dy = dh if dy is None else dh.add_(dy)
+        above = self._activated(layers[-1], z)
+        # dy is the caller's, or is needed again.
+        owned = dpool is not None and not self.segment.residual
         if self.segment.gate is not None:
-            dh = self._gate(above.h, dy)
-        dz = dz_joined = self._down(above, dh, owned=dh is not dy)
+            dh, owned = self._gate(above.h, dh, owned), True
+        dz = dz_joined = self._down(above, dh, owned)
+        above = z = dh = None
+        if not self.segment.residual:
+            dy = None
         for number in reversed(range(len(layers))):
-            below = (self._activated(layers[number - 1], self.zs.pop())
+            below = (self._activated(layers[number - 1], zs.pop())
                      if number else None)
-            h, needs = (below.h, True) if number else (self.x, needs_dx)
+            h, needs = (below.h, True) if number else (self.x, self.needs_dx)
             dh = None
             if not channels or number < len(layers) - 1:
                 dh = self._convolution(layers[number].conv, dz, h, needs)
@@ -291,20 +379,51 @@ class _Backward:
                 dh = self._convolution(layers[-1].conv, dz_joined, h, needs,
                                        channels[number], dh)
             del h
+            dz = None
             if below is not None:
                 dz = self._down(below, dh, owned=True)
-        if self.segment.residual and needs_dx:
-            dh = dh + dy
+            below = None
+        if self.segment.residual and self.needs_dx:
+            dh.add_(dy)
         return dh
 
-    def _convolve(self, layer: Layer, h: Tensor) -> Tensor:
-        weight = self.weights[layer.conv, 'weight']
-        bias = self.weights.get((layer.conv, 'bias'))
-        if not _is_product(layer.conv, h):
-            return layer.conv._conv_forward(h, weight, bias)
-        matrix = weight.flatten(1).expand(len(h), -1, -1)
-        z = torch.bmm(matrix, h.flatten(2)).unflatten(2, h.shape[2:])
+    def _convolve_again(self) -> list[Tensor]:
+        """Compute ``z`` of each layer."""
+        segment, x = self.segment, self.x
+        zs, z, joined, last = [], None, None, segment.layers[-1]
+        for channels, h in segment.chain(
+                x, zs, self._convolve,
+                lambda *args: self._activated(*args).h):
+            # Where sums of sums are not rounded, without a concatenation.
+            if _is_product(last.conv, h) and not torch.is_autocast_enabled(
+                    x.device.type):
+                if z is None:
+                    z = self._convolve(last, x, segment.channels[0])
+                z.flatten(2).baddbmm_(
+                    self._matrix(last.conv, channels, len(h)), h.flatten(2))
+            else:
+                joined = segment.join(joined, x, channels, h)
+            del h
+        if joined is not None:
+            z = self._convolve(last, joined)
+        return zs if z is None else [*zs, z]
+
+    def _convolve(self, layer: Layer, h: Tensor,
+                  channels: slice = slice(None)) -> Tensor:
+        """Compute ``z`` of a layer, or what these channels give of it."""
+        conv = layer.conv
+        bias = self.weights.get((conv, 'bias'))
+        if not _is_product(conv, h):
+            return conv._conv_forward(h, self.weights[conv, 'weight'], bias)
+        z = torch.bmm(self._matrix(conv, channels, len(h)), h.flatten(2))
+        z = z.unflatten(2, h.shape[2:])
         return z if bias is None else z.add_(bias[:, None, None])
+
+    def _matrix(self, conv: nn.Conv2d, channels: slice,
+                batch_size: int) -> Tensor:
+        """The weight of a 1x1 convolution, for each image."""
+        weight = self.weights[conv, 'weight'][:, channels]
+        return weight.flatten(1).expand(batch_size, -1, -1)
 
     def _convolution(self, conv: nn.Conv2d, dz: Tensor, h: Tensor,
                      needs_dh: bool, channels: slice = slice(None),
@@ -324,45 +443,69 @@ class _Backward:
             Tensor | None: Gradient of ``h``.
         """
         slot, bias = (conv, 'weight'), (conv, 'bias')
-        weight = self.weights[slot]
-        needs = [needs_dh, self.needed[slot], not channels.start
-                 and self.needed.get(bias, False)]
-        go = _product_backward if _is_product(conv, dz, h) else \
-            _convolution_backward
         # What autocast has multiplied is of the output's type.
-        part, dw, db = go(conv, dz, h.to(dz.dtype),
-                          weight[:, channels].to(dz.dtype), needs)
-        if needs[1]:
-            if channels == slice(None):
-                self.grads[slot] = dw.to(weight.dtype)
-            else:
-                if slot not in self.grads:
-                    self.grads[slot] = torch.empty_like(weight)
-                self.grads[slot][:, channels] = dw
-        if needs[2]:
-            self.grads[bias] = db.to(self.weights[bias].dtype)
-        if not needs_dh:
-            return None
-        part = part.to(h.dtype)
+        h_type, h = h.dtype, h.to(dz.dtype)
+        weight = self.weights[slot][:, channels].to(dz.dtype)
+        if not channels.start and self.needed.get(bias, False):
+            self.grads[bias] = dz.sum((0, 2, 3)).to(self.weights[bias].dtype)
+        if _is_product(conv, dz, h):
+            if self.needed[slot]:
+                _add_products(self._grad(slot)[:, channels], dz, h)
+            if not needs_dh:
+                return None
+            matrix = weight.flatten(1).t().expand(len(dz), -1, -1)
+            if dh is not None and dh.dtype == dz.dtype:
+                dh.flatten(2).baddbmm_(matrix, dz.flatten(2))
+                return dh
+            part = torch.bmm(matrix, dz.flatten(2)).view_as(h)
+        else:
+            part, dw, _ = aten.convolution_backward(
+                dz, h, weight, None, conv.stride, conv.padding,
+                conv.dilation, False, [0, 0], conv.groups,
+                [needs_dh, self.needed[slot], False])
+            if dw is not None and channels == slice(None):
+                self.grads[slot] = dw.to(self.weights[slot].dtype)
+            elif dw is not None:
+                self._grad(slot)[:, channels] = dw
+            if not needs_dh:
+                return None
+        part = part.to(h_type)
         return part if dh is None else dh.add_(part)
 
-    def _gate(self, h: Tensor, dy: Tensor) -> Tensor:
+    def _grad(self, slot: Slot) -> Tensor:
+        """What has been found of a weight; zeros at first."""
+        if slot not in self.grads:
+            weight = self.weights[slot]
+            self.grads[slot] = weight.new_zeros(weight.shape)
+        return self.grads[slot]
+
+    def _gate(self, h: Tensor, dy: Tensor, owned: bool) -> Tensor:
         """Go back through eSE: y = h * hardsigmoid(fc(mean of h))."""
         dy = dy.to(h.dtype)
-        dgate = (dy * h).sum((2, 3), keepdim=True).to(self.squeezed.dtype)
+        # By image, since the product is as large as what is multiplied.
+        dgate = torch.stack([(a * b).sum((1, 2)) for a, b in zip(dy, h)])
+        dgate = dgate[..., None, None].to(self.squeezed.dtype)
         dpooled = self._convolution(
             self.segment.gate, aten.hardsigmoid_backward(dgate, self.squeezed),
             self.pooled, True)
-        dh = dy * F.hardsigmoid(self.squeezed)
+        gate = F.hardsigmoid(self.squeezed)
+        dh = dy.mul_(gate) if owned else dy * gate
         return dh.add_(dpooled / (h.shape[2] * h.shape[3]))
 
-    def _unpool(self, h: Tensor, dy: Tensor) -> Tensor:
-        pool, indices = self.segment.pool, self.indices
-        indices = _pool(pool, h)[1] if indices is None else indices.long()
+    def _unpool(self, z: Tensor, dpool: Tensor) -> Tensor:
+        """Go back through the pool, whose input is made of ``z``."""
+        pool = self.segment.pool
+        window = [_pair(n) for n in (pool.kernel_size, pool.stride,
+                                     pool.padding, pool.dilation)]
+        y = self._activated(self.segment.layers[-1], z).h
+        if self.segment.gate is not None:
+            y = y.mul_(F.hardsigmoid(self.squeezed))
+        if self.segment.residual:
+            y = y + self.x
+        _, indices = F.max_pool2d(y, *window, pool.ceil_mode, True)
+        del y  # only its shape is needed, which is that of z
         return aten.max_pool2d_with_indices_backward(
-            dy, h, _pair(pool.kernel_size), _pair(pool.stride),
-            _pair(pool.padding), _pair(pool.dilation), pool.ceil_mode,
-            indices)
+            dpool, z, *window, pool.ceil_mode, indices)
 
     def _activated(self, layer: Layer, z: Tensor) -> '_Activated':
         kind = (_BatchNormReLU if type(layer.norm) is nn.BatchNorm2d
@@ -507,42 +650,14 @@ def _is_product(conv: nn.Conv2d, *maps: Tensor) -> bool:
             and all(m.is_contiguous() and m.shape[-1] > 1 for m in maps))
 
 
-def _product_backward(conv: nn.Conv2d, dz: Tensor, h: Tensor, weight: Tensor,
-                      needs: list[bool]) -> tuple:
-    """As :func:`_convolution_backward`, where :func:`_is_product`."""
-    dh = dw = db = None
-    if needs[0]:
-        matrix = weight.flatten(1).t().expand(len(dz), -1, -1)
-        dh = torch.bmm(matrix, dz.flatten(2)).view_as(h)
-    if needs[1]:
-        dw = weight.new_zeros(weight.shape[:2], dtype=torch.promote_types(
-            weight.dtype, torch.float))  # the sum, also of half precision
-        for image, gradient in zip(h.flatten(2), dz.flatten(2)):
+def _add_products(dw: Tensor, dz: Tensor, h: Tensor) -> None:
+    """Add to the gradient of a 1x1 convolution's weight, in its precision."""
+    dw = dw.flatten(1)
+    for gradient, image in zip(dz.flatten(2), h.flatten(2)):
+        if dw.dtype == dz.dtype:
+            dw.addmm_(gradient, image.t())
+        else:
             dw += gradient @ image.t()
-        dw = dw[..., None, None]
-    if needs[2]:
-        db = dz.sum((0, 2, 3))
-    return dh, dw, db
-
-
-def _convolution_backward(conv: nn.Conv2d, dz: Tensor, h: Tensor,
-                          weight: Tensor, needs: list[bool]) -> tuple:
-    """Go back through a convolution.
-
-    Returns:
-        tuple: Gradients of ``h``, the weight and the bias; None where none
-        is needed.
-    """
-    return aten.convolution_backward(
-        dz, h, weight, [conv.out_channels], conv.stride, conv.padding,
-        conv.dilation, False, [0, 0], conv.groups, needs)
-
-
-def _pool(pool: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Pool, and tell which pixels were the largest."""
-    return F.max_pool2d(
-        x, pool.kernel_size, pool.stride, pool.padding, pool.dilation,
-        pool.ceil_mode, return_indices=True)
 
 
 def _layers(module: nn.Module) -> Iterator[Layer]:

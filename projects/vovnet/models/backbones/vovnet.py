@@ -30,7 +30,7 @@ from mmengine.registry import FUNCTIONS, MODELS, WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..recompute import Segment, recompute
+from ..recompute import Segment, is_hooked, recompute
 
 
 class Arch(NamedTuple):
@@ -174,12 +174,23 @@ class OSABlock(nn.Module):
         y = self.ese(self.aggregation(torch.cat(features, dim=1)))
         return y + x if self.residual else y
 
-    def segment(self) -> Segment:
-        """Describe the block for :func:`vovnet.models.recompute.recompute`."""
+    def segment(self, pool: nn.Module | None = None) -> Segment:
+        """Describe the block for :func:`vovnet.models.recompute.recompute`.
+
+        Args:
+            pool (nn.Module, optional): What comes behind it.
+
+        Returns:
+            Segment: Of a subclass without its layers: it may do other things.
+        """
+        if type(self) is not OSABlock:
+            return Segment(self, pool=pool)
         parts = [] if self.reduction is None else [(self.reduction, False)]
         parts += [(layer, True) for layer in self.layers]
-        return Segment(self, parts, self.aggregation,
-                       getattr(self.ese, 'fc', None), self.residual)
+        return Segment(
+            self, parts, self.aggregation,
+            self.ese.fc if type(self.ese) is ESE else None, self.residual,
+            pool)
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, depthwise: bool,
@@ -250,12 +261,15 @@ class VoVNet(BaseModule):
             needs ``num_groups=16``: 32 does not divide their widths.
         norm_eval (bool): Keep all batch norm layers in eval mode in training.
         act_cfg (dict): Config of the activations.
-        with_cp (bool | str): What training keeps for the backward pass.
-            False keeps everything; 'pointwise' the inputs of the blocks and
-            what the convolutions give, from which norms, activations, eSE and
-            concatenations are recomputed; 'block' only the inputs of the stem
-            and of the blocks, so that the convolutions run twice. Outputs,
-            gradients and batch norm buffers stay what they are. True is
+        with_cp (bool | str, optional): What training keeps for the backward
+            pass. False keeps everything; 'pointwise' the inputs of the blocks
+            and what the convolutions give, from which norms, activations,
+            eSE, concatenations and max-pools are recomputed; 'block' only the
+            inputs of the stem and of the blocks, so that the convolutions run
+            twice. Outputs, gradients and batch norm buffers stay what they
+            are. None, the default, is 'pointwise' in training mode where all
+            norms are plain BN, because it took less time than False where it
+            was measured (on a CPU, docs/speed.md), else False. True is
             'block', for configs from before there was a choice.
         init_cfg (dict | list, optional): Kaiming initialisation by default.
             ``type='Pretrained'`` takes the options of
@@ -291,7 +305,7 @@ class VoVNet(BaseModule):
         norm_cfg: dict = dict(type='BN'),  # noqa: B006
         norm_eval: bool = False,
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
-        with_cp: bool | str = False,
+        with_cp: bool | str | None = None,
         init_cfg: dict | Sequence[dict] | None = None,
         out_features: Sequence[str] | None = None,
     ) -> None:
@@ -323,7 +337,7 @@ class VoVNet(BaseModule):
         _check_choice('residual', residual, RESIDUAL_CHOICES)
         _check_choice('ese', ese, ESE_CHOICES)
         _check_choice('pool', pool, tuple(POOLS))
-        _check_choice('with_cp', with_cp, (False, True, *CHECKPOINTS))
+        _check_choice('with_cp', with_cp, (None, False, True, *CHECKPOINTS))
         _check_choice('frozen_stages', frozen_stages,
                       range(-1, num_stages + 1))
         for index in out_indices:
@@ -390,27 +404,46 @@ class VoVNet(BaseModule):
             tuple[Tensor]: For each of ``out_indices`` a map
             (N, out_channels[i], ~H / strides[i], ~W / strides[i]).
         """
-        pool = getattr(self.stage2, 'pool', None)  # the stem's last layer
-        x = self._run(x, self.stem, pool)
+        with_cp = self.with_cp
+        if with_cp is None:
+            with_cp = self.training and 'pointwise'
+        # A compiler recomputes what is pointwise of its own accord.
+        if with_cp == 'pointwise' and torch.compiler.is_compiling():
+            with_cp = False
+        if with_cp and torch.is_grad_enabled() and not any(
+                is_hooked(getattr(self, name)) for name in self.stage_names):
+            return self._forward_recomputed(x, with_cp == 'pointwise')
+        x = self.stem(x)
         outs = []
         for i, name in enumerate(self.stage_names):
-            for module in getattr(self, name):
-                if module is not pool:
-                    x = self._run(x, module)
+            x = getattr(self, name)(x)
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)
 
-    def _run(self, x: Tensor, module: nn.Module,
-             pool: nn.Module | None = None) -> Tensor:
-        """Run a stem, a block or a pool, and keep what ``with_cp`` says."""
-        if not self.with_cp or not torch.is_grad_enabled() or \
-                isinstance(module, nn.MaxPool2d):
-            x = module(x)
-            return x if pool is None else pool(x)
-        segment = module.segment() if isinstance(module, OSABlock) else \
-            Segment(module, [(module, False)], pool=pool)
-        return recompute(segment, x, self.with_cp == 'pointwise')
+    def _forward_recomputed(self, x: Tensor, keep_convolutions: bool
+                            ) -> tuple[Tensor, ...]:
+        """The same by :func:`vovnet.models.recompute.recompute`."""
+        def run(segment: Segment, x: Tensor) -> tuple[Tensor, ...]:
+            if self.with_cp or segment.has_batch_norm:
+                return recompute(segment, x, keep_convolutions)
+            return segment(x)
+
+        stages = [getattr(self, name) for name in self.stage_names]
+        # A stage's pool is run with what comes before it.
+        pool, *pools = [getattr(stage, 'pool', None) for stage in stages]
+        *_, x = run(Segment(self.stem, [(self.stem, False)], pool=pool), x)
+        outs = []
+        for i, (stage, pool) in enumerate(zip(stages, [*pools, None])):
+            *blocks, last = [block for name, block in stage.named_children()
+                             if name != 'pool']
+            for block in blocks:
+                x, = run(block.segment(), x)
+            maps = run(last.segment(pool), x)
+            x = maps[-1]
+            if i in self.out_indices:
+                outs.append(maps[0])
+        return tuple(outs)
 
     def train(self, mode: bool = True) -> 'VoVNet':
         """Set the mode; frozen stages and, if asked, norms stay in eval."""
