@@ -12,7 +12,12 @@ from torchvision.models import densenet121, resnet18
 
 from vovnet.analysis.networks import build_network, load_any_config
 from vovnet.deploy import optimize as deploy
-from vovnet.deploy.optimize import difference, fastest, fold_norms, optimize
+from vovnet.deploy.folding import (
+    OneDNNConv2d,
+    fold_norms,
+    fuse_convolutions,
+)
+from vovnet.deploy.optimize import difference, fastest, optimize
 from vovnet.errors import UserError
 from vovnet.runtime.forward import blank_samples, run_network
 
@@ -85,17 +90,18 @@ def test_backbones_equal_the_plain_ones(name):
         assert all(map(torch.equal, plain(IMAGES), expected))
     after = plain.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    weight = next(p for p in fast.parameters() if p.dim() == 4)
-    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(m.is_contiguous(memory_format=torch.channels_last)
+               for m in fast(IMAGES))
 
 
 
 @pytest.mark.parametrize('name', ARCHS)
 def test_backbones_are_one_graph(name):
-    fast = optimize(backbone(**ARCHS[name]))
+    model = backbone(**ARCHS[name])
+    fold_norms(model, lambda: model(IMAGES))
     torch._dynamo.reset()
     with torch.no_grad():
-        found = torch._dynamo.explain(fast)(IMAGES)
+        found = torch._dynamo.explain(model)(IMAGES)
     assert (found.graph_count, found.graph_break_count) == (1, 0)
 
 
@@ -219,6 +225,61 @@ def test_only_what_may_be_folded_is(wire, folded):
         assert_close(model(x), expected, 1e-5)
 
 
+class Acts(nn.Module):
+    """Two convolutions and two ReLUs, wired as a test wants it."""
+
+    def __init__(self, wire):
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(2))
+        self.r, self.i = nn.ReLU(), nn.ReLU(inplace=True)
+        self.wire = wire
+
+    def forward(self, x):
+        return self.wire(self, x)
+
+
+@pytest.mark.parametrize(('wire', 'fused'), [
+    (lambda s, x: s.i(s.b(s.r(s.a(x)))), 2),
+    (lambda s, x: s.r(s.a(x)) * s.i(s.b(x)), 2),
+    (lambda s, x: s.i(y := s.a(x)) + y * 2, 1),  # in place: y is the result
+    (lambda s, x: s.r(y := s.a(x)) + y, 0),
+    (lambda s, x: s.i((y := s.a(x)) + 0) + y, 0),
+    (lambda s, x: s.r(s.a(x)) + s.r(s.b(x)), 2),
+    (lambda s, x: s.r(s.r(s.a(x)) - s.b(x)), 0),
+    (lambda s, x: s.i(s.a(x) + x), 0),
+    (lambda s, x: s.b(s.a(x)).relu(), 0),
+])
+def test_only_what_may_be_fused_is(wire, fused):
+    torch.manual_seed(0)
+    model = Acts(wire).eval()
+    x = torch.randn(2, 4, 5, 5)
+    small = x[:1, :, :3]  # not the size that the weights are laid out for
+    with torch.no_grad():
+        expected = model(x), model(small)
+        assert fuse_convolutions(model, lambda: model(x + 0)) == fused
+        assert isinstance(model.a, OneDNNConv2d)
+        assert_close((model(x), model(small)), expected, 1e-5)
+
+
+@pytest.mark.parametrize('options', [
+    dict(stride=2, padding=1), dict(groups=4), dict(dilation=2, bias=False),
+    dict(padding=(0, 1))])
+def test_onednns_convolution(options):
+    conv = nn.Conv2d(4, 8, 3, **options)
+    x = torch.randn(2, 4, 9, 7)
+    with torch.no_grad():
+        assert_close(OneDNNConv2d(conv, False)(x), conv(x), 1e-5)
+        assert_close(OneDNNConv2d(conv, True)(x), conv(x).relu(), 1e-5)
+
+
+@pytest.mark.parametrize('options', [
+    dict(padding_mode='reflect', padding=1), dict(padding='same')])
+def test_other_convolutions_are_left_to_torch(options):
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, **options), nn.ReLU()).eval()
+    assert fuse_convolutions(model, lambda: model(IMAGES)) == 0
+    assert type(model[0]) is nn.Conv2d
+
+
 def test_places_with_the_same_convolution():
     """Each gets its own, where each has its own norm."""
     conv = nn.Conv2d(3, 3, 1)
@@ -250,7 +311,7 @@ def test_a_computed_weight_stays():
     # Pre-activated: of each of 58 layers the first norm reads a
     # concatenation, as do those of 3 transitions and the last.
     (densenet121, 62)])
-def test_networks_of_torchvision(network, left):
+def test_torchvisions_networks(network, left):
     torch.manual_seed(0)
     plain = settle(network())
     fast = optimize(plain)

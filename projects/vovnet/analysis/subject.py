@@ -93,8 +93,8 @@ class Subject:
         network (nn.Module): In eval mode, on its device; empty if another
             runtime has it.
         dtype (str): A name of :data:`DTYPES`.
-        foreign (bool): Whether others than torch's modules hold the weights:
-            a runtime, or compiled code.
+        foreign (bool): Whether others than torch's parameters hold the
+            weights: oneDNN, compiled code, another runtime.
         difference (float | None): Of the first batch's maps in this mode from
             those of the plain network.
         shapes (Counter): How many batches there are of each (N, C, H, W).
@@ -169,7 +169,8 @@ class Subject:
                 result = run_network(self.network, images, samples)
         self.difference = difference(result, plain)
         self.dtype = found.dtype
-        self.foreign = bool(found.compile or found.runtime)
+        self.foreign = bool(found.runtime or found.compile or (
+            found.fold and self._device.type == 'cpu'))
 
     def __call__(self) -> Any:
         """Run on the next batch, without gradients."""

@@ -5,6 +5,7 @@ is what :func:`vovnet.runtime.forward.run_network` runs: all layers, without
 decoding and NMS; a detector to be deployed is exported by
 ``tools/deployment/export_onnx.py``.
 """
+import copy
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError
 from ..runtime.forward import default_proposals, run_network
+from .folding import fold_norms
 from .modes import MODES, check_mode
-from .optimize import optimize
 
 Runtime = Callable[[Tensor], list[Tensor]]
 
@@ -62,7 +63,9 @@ def load_runtime(mode: str, network: nn.Module,
                         'proposals, whose pooling is no ONNX operator; '
                         'measure --part backbone')
     load = dict(onnxruntime=_onnxruntime, openvino=_openvino)[found.runtime]
-    network = _Maps(optimize(network, 'fold', images[0]))
+    network = copy.deepcopy(network)
+    fold_norms(network, lambda: run_network(network, images[0]))
+    network = _Maps(network)
     loaded = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, 'network.onnx')

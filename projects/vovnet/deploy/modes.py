@@ -29,10 +29,12 @@ class Mode(NamedTuple):
 
 MODES = {
     'eager': Mode('as built', fold=False),
-    'fold': Mode('batch norms folded, channels last'),
+    'fold': Mode('batch norms folded, channels last, on a CPU ReLU fused '
+                 'by oneDNN'),
     'compile': Mode('folded, compiled by Inductor with frozen weights (on '
                     'CUDA with CUDA graphs)', compile=True),
-    'bf16': Mode('folded, channels last', 'bf16'),
+    'bf16': Mode('folded, channels last, on a CPU ReLU fused by oneDNN',
+                 'bf16'),
     'bf16-compile': Mode('folded, compiled by Inductor with frozen weights '
                          '(on CUDA with CUDA graphs)', 'bf16', compile=True),
     'fp16': Mode('folded, channels last', 'fp16'),

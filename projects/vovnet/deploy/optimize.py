@@ -1,13 +1,9 @@
 """A trained model made fast, with the same outputs.
 
-Own work on what torch offers: ``fuse_conv_bn_eval``, ``torch.compile`` with
-Inductor's freezing, autocast. mmcv 2.1.0's ``fuse_conv_bn`` (read) folds a
-norm into the convolution that was *registered* before it, whatever the forward
-pass does: wrong for pre-activated layers, which DSOD and DenseNet have. Here
-one run on images tells what a convolution's output is used for.
+Own work on what torch offers: oneDNN's fused operators, ``torch.compile`` with
+Inductor's freezing, CUDA graphs, autocast.
 """
 import copy
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -23,15 +19,13 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.benchmark import Timer
 
 from ..errors import UserError
 from ..runtime.forward import run_network
+from .folding import OneDNNConv2d, fold_norms, fuse_convolutions
 from .modes import MODES, Mode, check_mode, obstacle
 
 DTYPES = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16)
@@ -43,13 +37,14 @@ def optimize(model: nn.Module, mode: str = 'fold',
 
     A detector of mmdet, a classifier of mmpretrain, or a backbone. Batch
     norms are folded into convolutions wherever these stand, weights are put
-    in channels-last order. In 16 bits convolutions and linear layers have
-    weights of that type and run under autocast; what heads give is in single
-    precision again, and so is the decoding of boxes. The maps of a backbone
-    alone stay in 16 bits. Compiled are backbone (one graph, without breaks),
-    neck and dense heads; a new size of the images compiles them again. On
-    CUDA the compiled maps of a backbone alone are overwritten by the next
-    run.
+    in channels-last order; on a CPU oneDNN computes a convolution and its
+    ReLU in one, on weights that are laid out once. In 16 bits convolutions
+    and linear layers have weights of that type and run under autocast; what
+    heads give is in single precision again, and so is the decoding of boxes.
+    The maps of a backbone alone stay in 16 bits. Compiled are backbone (one
+    graph, without breaks), neck and dense heads; a new size of the images
+    compiles them again. On CUDA the compiled maps of a backbone alone are
+    overwritten by the next run.
 
     Args:
         model (nn.Module): In eval mode. It stays as it is.
@@ -62,7 +57,8 @@ def optimize(model: nn.Module, mode: str = 'fold',
 
     Returns:
         nn.Module: The copy, with the interface of the model. It is not to be
-        trained, saved or optimised again.
+        trained, saved, exported or optimised again; ``optimised`` says its
+        mode.
 
     Raises:
         UserError: If the model is in training mode, the mode is unknown or
@@ -76,20 +72,29 @@ def optimize(model: nn.Module, mode: str = 'fold',
     if any(module.training for module in model.modules()):
         raise UserError(f'optimize: {type(model).__name__} is in training '
                         'mode; call its eval() first')
-    if 'forward' in vars(model) or any(
-            'forward' in vars(child) for child in model.children()):
+    if hasattr(model, 'optimised'):
         raise UserError(f'optimize: {type(model).__name__} is optimised '
                         'already; optimise the model that it was made from')
     model = copy.deepcopy(model).requires_grad_(False)
     if not found.fold:
         return model
+    model.optimised = mode
     seen = images
     if seen is None:
         channels = next(module.in_channels for module in model.modules()
                         if isinstance(module, _ConvNd))
         seen = torch.zeros(1, channels, 320, 320, device=device)
-    fold_norms(model, lambda: run_network(model, seen))
+    run = partial(run_network, model, seen)
+    fold_norms(model, run)
     model.to(memory_format=torch.channels_last)
+    if device.type == 'cpu' and not found.compile and \
+            torch.backends.mkldnn.is_available():
+        fuse_convolutions(model, run)
+    if DTYPES[found.dtype] != torch.float32:
+        # Autocast alone would convert all weights in each run.
+        for module in model.modules():
+            if isinstance(module, (_ConvNd, OneDNNConv2d, nn.Linear)):
+                module.to(DTYPES[found.dtype])
     _speed_up(model, found, device)
     if images is not None:
         try:
@@ -243,135 +248,10 @@ def difference(found: Any, expected: Any) -> float:
                for a, b in zip(*pairs, strict=True))
 
 
-def fold_norms(model: nn.Module, run: Callable[[], Any]) -> int:
-    """Fold batch norms into the convolutions before them, in place.
-
-    A norm is folded if all it ever gets is the output of plain convolutions
-    that goes nowhere else. Modules that stand in several places (a head's
-    convolutions shared by levels with norms of their own) are told apart:
-    each place gets a convolution of its own.
-
-    Args:
-        model (nn.Module): In eval mode.
-        run (Callable): Runs the model, whatever the inputs.
-
-    Returns:
-        int: How many convolutions have taken up a norm.
-    """
-    _separate(model)
-    with torch.no_grad(), _Readers(model) as readers:
-        readers.result = run()
-    pairs = readers.pairs()
-    new = {conv: fuse_conv_bn_eval(conv, norm) for conv, norm in pairs.items()}
-    # timm's norms contain the activation.
-    new |= {norm: getattr(norm, 'act', nn.Identity().eval())
-            for norm in pairs.values()}
-    for parent in model.modules():
-        for name, child in parent._modules.items():
-            if child in new:
-                parent._modules[name] = new[child]
-    return len(pairs)
-
-
-def _separate(model: nn.Module) -> None:
-    """Let no convolution or norm stand in two places; tensors stay shared."""
-    seen = set()
-    for parent in model.modules():
-        for name, child in parent._modules.items():
-            if isinstance(child, (_ConvNd, _BatchNorm)):
-                if child in seen:
-                    tensors = (*child.parameters(), *child.buffers())
-                    parent._modules[name] = child = copy.deepcopy(
-                        child, {id(tensor): tensor for tensor in tensors})
-                seen.add(child)
-
-
-class _Readers(TorchDispatchMode):
-    """Watches what reads the outputs of a model's convolutions.
-
-    Args:
-        model (nn.Module): Its convolutions and norms are watched.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.result = None  # of the run
-        self._outputs = {}  # by id, with the convolution; kept, so is the id
-        self._read = set()  # ids of those that something but a norm reads
-        self._norms = defaultdict(list)  # those that read each id
-        self._others = set()  # norms that read something else
-        self._inside = 0
-        self._handles = []
-        for module in model.modules():
-            if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-                hooks = (module.register_forward_hook(self._after_conv), )
-            elif isinstance(module, _BatchNorm):
-                hooks = (module.register_forward_pre_hook(self._before_norm),
-                         module.register_forward_hook(self._after_norm))
-            else:
-                continue
-            self._handles += hooks
-
-    def __exit__(self, *args) -> None:
-        super().__exit__(*args)
-        for handle in self._handles:
-            handle.remove()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (),
-                           kwargs: dict | None = None) -> Any:
-        if not self._inside:
-            self._note(tree_leaves((args, kwargs)))
-        return func(*args, **kwargs or {})
-
-    def _note(self, leaves: list) -> None:
-        """Note what is read, if it is alive: ids are given again."""
-        self._read.update(id(leaf) for leaf in leaves
-                          if id(leaf) in self._outputs)
-
-    def _after_conv(self, conv: nn.Module, args: tuple, out: Tensor) -> None:
-        self._outputs[id(out)] = conv, out
-
-    def _before_norm(self, norm: nn.Module, args: tuple) -> None:
-        self._inside += 1
-        if id(args[0]) in self._outputs:
-            self._norms[id(args[0])].append(norm)
-        else:
-            self._others.add(norm)
-
-    def _after_norm(self, *args) -> None:
-        self._inside -= 1
-
-    def pairs(self) -> dict[nn.Module, nn.Module]:
-        """Convolutions, each with the norm that can be folded into it."""
-        self._note(tree_leaves(self.result))
-        after = defaultdict(set)  # None stands for any other use
-        for key, (conv, _) in self._outputs.items():
-            norms = self._norms[key]
-            after[conv].update(norms if len(norms) == 1 and
-                               key not in self._read else [None])
-        # Spectral norm's weight, for one, is no parameter but computed.
-        found = {conv: norms.pop() for conv, norms in after.items()
-                 if len(norms) == 1 and conv._parameters.get('weight')
-                 is not None}
-        stays = self._others | {None} | {
-            norm for key, norms in self._norms.items() for norm in norms
-            if found.get(self._outputs[key][0]) is not norm}
-        return {conv: norm for conv, norm in found.items()
-                if norm not in stays and norm.running_mean is not None and (
-                    hasattr(norm, 'act') or type(norm).forward in (
-                        _BatchNorm.forward, nn.SyncBatchNorm.forward))}
-
-
 def _speed_up(model: nn.Module, mode: Mode, device: torch.device) -> None:
     """Set precision and compiler of a model's parts, in place."""
     dtype = DTYPES[mode.dtype]
-    low = dtype != torch.float32
-    if low:
-        # Autocast alone would convert all weights in each run.
-        for module in model.modules():
-            if isinstance(module, (_ConvNd, nn.Linear)):
-                module.to(dtype)
-    if not (low or mode.compile):
+    if dtype == torch.float32 and not mode.compile:
         return
     if not isinstance(model, BaseModel):
         return _wrap(model, dtype, device, compile='one graph'
