@@ -33,7 +33,7 @@ from .runtime import BACKENDS, Detections, Detector, fitted_size, require
 BOXES = 0.1
 """Tolerance of a side of a box, px of the picture."""
 SCORES = 1e-4
-"""Tolerance of a score; of a map, as a share of its largest value."""
+"""Tolerance of a score; of a map, as a share of its largest value or of 1."""
 IOU = 1e-3
 """Two boxes whose overlap is as near to NMS's threshold may go either way."""
 MASKS = 0.98
@@ -52,7 +52,7 @@ class Difference(NamedTuple):
         found (int): Detections of the model on all of them; of maps, maps.
         boxes (float): Largest difference of a box's side, px of the picture.
         scores (float): Largest difference of a score; of maps, of a map's
-            value, as a share of its largest.
+            value, as a share of its largest (of 1 if that is smaller).
         masks (float): Least IoU of two masks, 1 without masks.
         edges (int): Detections of one side alone that stood on an edge: at
             the threshold of the scores or of NMS, or at the last place.
@@ -281,7 +281,7 @@ def _compare_maps(model: nn.Module, cfg: Config, detector: Detector,
     expected = [x for levels in model.bbox_head(model.extract_feat(inputs))
                 for x in levels]
     found = detector.run(detector.prepare(image)).values()
-    error = max(np.abs(x - y.numpy()).max() / max(y.abs().max().item(), 1e-6)
+    error = max(np.abs(x - y.numpy()).max() / max(y.abs().max().item(), 1)
                 for x, y in zip(found, expected, strict=True))
     return len(expected), 0., float(error), 1., 0, 0
 
