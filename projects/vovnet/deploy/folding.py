@@ -40,8 +40,10 @@ def fold_norms(model: nn.Module, run: Callable[[], Any]) -> int:
         int: How many convolutions have taken up a norm.
     """
     _separate(model)
-    pairs = {conv: norm for conv, norm in _sole_readers(
-        model, run, _BatchNorm).items() if norm.running_mean is not None and (
+    pairs = {
+        conv: norm
+        for conv, norm in _read(model, run, _BatchNorm).pairs().items()
+        if norm.running_mean is not None and (
             hasattr(norm, 'act') or type(norm).forward in (
                 _BatchNorm.forward, nn.SyncBatchNorm.forward))}
     new = {conv: fuse_conv_bn_eval(conv, norm) for conv, norm in pairs.items()}
@@ -68,11 +70,13 @@ def fuse_convolutions(model: nn.Module, run: Callable[[], Any]) -> int:
     """
     left = {module for head in model.modules()
             if isinstance(head, BaseRoIHead) for module in head.modules()}
-    convs = {module for module in model.modules() if type(module) is nn.Conv2d
-             and module.padding_mode == 'zeros' and module not in left
-             and isinstance(module.padding, tuple)
-             and module._parameters.get('weight') is not None}
-    pairs = _sole_readers(model, run, nn.ReLU)
+    readers = _read(model, run, nn.ReLU)
+    convs = {conv for conv, out in readers.outputs.values()
+             if type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
+             and isinstance(conv.padding, tuple) and conv not in left
+             and out.dim() == 4 and out.dtype == torch.float32
+             and conv._parameters.get('weight') is not None}
+    pairs = readers.pairs()
     stays = {relu for conv, relu in pairs.items() if conv not in convs}
     pairs = {conv: relu for conv, relu in pairs.items() if relu not in stays}
     _replace(model, {conv: OneDNNConv2d(conv, conv in pairs)
@@ -126,19 +130,12 @@ def _replace(model: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
                 and not isinstance(steps[step], nn.Identity))
 
 
-def _sole_readers(model: nn.Module, run: Callable[[], Any], kind: type
-                  ) -> dict[nn.Module, nn.Module]:
-    """Plain convolutions, each with the one module that reads its output.
-
-    Args:
-        model (nn.Module): In eval mode.
-        run (Callable): Runs the model.
-        kind (type): Of the readers; one that gets anything else, too, does
-            not count.
-    """
+def _read(model: nn.Module, run: Callable[[], Any],
+          kind: type) -> '_Readers':
+    """Run a model and watch it."""
     with torch.no_grad(), _Readers(model, kind) as readers:
         readers.result = run()
-    return readers.pairs()
+    return readers
 
 
 def _separate(model: nn.Module) -> None:
@@ -159,13 +156,14 @@ class _Readers(TorchDispatchMode):
 
     Args:
         model (nn.Module): Its convolutions are watched.
-        kind (type): Class of the modules that may read them.
+        kind (type): Class of the modules that may read them; one that gets
+            anything else, too, does not count.
     """
 
     def __init__(self, model: nn.Module, kind: type) -> None:
         super().__init__()
         self.result = None  # of the run
-        self._outputs = {}  # by id, with the convolution; kept, so is the id
+        self.outputs = {}  # by id, with the convolution; kept, so is the id
         self._read = set()  # ids of those that something else reads
         self._readers = defaultdict(list)  # of each id
         self._others = set()  # readers of something else
@@ -196,16 +194,16 @@ class _Readers(TorchDispatchMode):
     def _note(self, leaves: list) -> None:
         """Note what is read, if it is alive: ids are given again."""
         self._read.update(id(leaf) for leaf in leaves
-                          if id(leaf) in self._outputs
+                          if id(leaf) in self.outputs
                           and id(leaf) not in self._over)
 
     def _after_conv(self, conv: nn.Module, args: tuple, out: Tensor) -> None:
-        self._outputs[id(out)] = conv, out
+        self.outputs[id(out)] = conv, out
 
     def _before(self, reader: nn.Module, args: tuple) -> None:
         self._inside += 1
         key = id(args[0])
-        if key in self._outputs and key not in self._over:
+        if key in self.outputs and key not in self._over:
             self._readers[key].append(reader)
         else:
             self._others.add(reader)
@@ -219,7 +217,7 @@ class _Readers(TorchDispatchMode):
         """Convolutions with their readers."""
         self._note(tree_leaves(self.result))
         after = defaultdict(set)  # None stands for any other use
-        for key, (conv, _) in self._outputs.items():
+        for key, (conv, _) in self.outputs.items():
             readers = self._readers[key]
             after[conv].update(readers if len(readers) == 1 and
                                key not in self._read else [None])
@@ -230,6 +228,6 @@ class _Readers(TorchDispatchMode):
         stays = self._others | {None} | {
             reader for key, readers in self._readers.items()
             for reader in readers
-            if found.get(self._outputs[key][0]) is not reader}
+            if found.get(self.outputs[key][0]) is not reader}
         return {conv: reader for conv, reader in found.items()
                 if reader not in stays}
