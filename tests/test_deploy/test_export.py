@@ -3,14 +3,19 @@
 Own work. What is expected comes from mmdet: its test pipeline, its batches,
 ``model.test_step``.
 """
+from pathlib import Path
+
 import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
 from mmcv.transforms import Compose
+from mmdet.registry import MODELS
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from one_stage_detectors import (
+    ARCH,
     CLASSES,
     HEADS,
     PADDED,
@@ -18,10 +23,12 @@ from one_stage_detectors import (
     pictures,
 )
 
-from vovnet.deploy import export, verify
+from vovnet.deploy import export, one_stage, verify
 from vovnet.deploy.export import export_detector
 from vovnet.deploy.runtime import Detections, Detector
 from vovnet.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def mmdets(model, cfg, image, shape=None):
@@ -59,6 +66,21 @@ def test_finds_what_mmdet_finds(name, tmp_path):
         assert free == (name in PADDED)
         for image in pictures():
             assert_equal(detector.detect(image), mmdets(model, cfg, image))
+
+
+@pytest.mark.parametrize('folder, free', [
+    ('dsod', False), ('fcos', True), ('pelee', False), ('refinedet', False),
+    ('retinanet', True), ('rtmdet', False), ('ssd', False)])
+def test_recipes_have_a_path(folder, free):
+    """With a small backbone, one of each; the large ones are as they are."""
+    files = sorted((ROOT / 'configs' / folder).glob('*.py'))
+    cfg = Config.fromfile(files[-1])
+    cfg.model.backbone = dict(type='VoVNet', arch=ARCH)
+    model = MODELS.build(cfg.model)
+    assert one_stage._decoder(model).test.max_per_img > 0
+    preprocess = export.preprocessing(model, cfg)
+    assert preprocess['mean'] and preprocess['resize']
+    assert export.is_free(preprocess) == free
 
 
 @pytest.mark.parametrize('name', ['fcos', 'refinedet'])

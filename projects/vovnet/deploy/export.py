@@ -56,9 +56,8 @@ def export_detector(
             (``torch.export``).
         shape: Height and width of the input, px; of the example that is
             traced, if ``dynamic``. By default the test pipeline's.
-        dynamic: Whether height and width are free. By default they are if
-            no ``shape`` is given, the pipeline keeps the pictures'
-            proportions, and they are padded to multiples of some number.
+        dynamic: Whether height and width are free. By default
+            :func:`is_free` decides where no ``shape`` is given.
         normalize: Give the graph BGR pictures of uint8, as OpenCV reads them.
         maps: The head's maps only: no decoding of boxes, no NMS.
         opset: Version of ONNX's operators; 17 (torchscript) or 18 (dynamo)
@@ -89,9 +88,7 @@ def export_detector(
     build = _builder(model)
     preprocess = preprocessing(model, cfg)
     if dynamic is None:
-        resize, pad = preprocess['resize'], preprocess['pad']
-        dynamic = (shape is None and preprocess['divisor'] > 1 and not pad
-                   and not (resize and not resize['keep_ratio']))
+        dynamic = shape is None and is_free(preprocess)
     if shape and not dynamic:
         _fit(preprocess, shape)
     shape = _input_shape(preprocess, shape)
@@ -180,6 +177,22 @@ def preprocessing(model: nn.Module, cfg: Config) -> dict:
               if hasattr(last, name) else None for name in ('mean', 'std')}
     return dict(found, **values, rgb=last._channel_conversion,
                 divisor=last.pad_size_divisor, pad_value=last.pad_value)
+
+
+def is_free(preprocess: dict) -> bool:
+    """Whether pictures of several sizes reach the network in a test.
+
+    Args:
+        preprocess: From :func:`preprocessing`.
+
+    Returns:
+        bool: True if their proportions are kept and they are padded to
+        multiples of a number; without the latter the network is made for one
+        size, as DSOD is.
+    """
+    resize = preprocess['resize']
+    return (preprocess['divisor'] > 1 and not preprocess['pad']
+            and (resize is None or resize['keep_ratio']))
 
 
 def _input_shape(preprocess: dict,
