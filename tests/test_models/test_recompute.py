@@ -262,7 +262,7 @@ def test_hooks_are_called(mode):
     assert_same(*found)
 
 
-@pytest.mark.parametrize('mode', (None, *MODES))
+@pytest.mark.parametrize('mode', MODES)
 def test_hooks_on_stages_are_called(mode):
     """They are modules whose outputs are the network's."""
     x = torch.randn(2, 3, 64, 64)
@@ -390,23 +390,6 @@ def test_true_is_block():
     assert VoVNet(TINY, with_cp=True).with_cp == 'block'
 
 
-def test_default_is_pointwise_in_training_with_batch_norm():
-    x = torch.randn(2, 3, 64, 64)
-
-    def kept(with_cp, train=True, **options):
-        return kept_maps(build(with_cp, **options).train(train), x)[0]
-
-    pointwise = dict(type='BN'), dict(type='BN', requires_grad=False)
-    plain = dict(type='GN', num_groups=4), dict(type='IN'), None
-    for norm_cfg in (*pointwise, *plain):
-        options = dict(V2, norm_cfg=norm_cfg)
-        want = 'pointwise' if norm_cfg in pointwise else False
-        assert kept(None, **options) == kept(want, **options)
-        assert kept(None, train=False, **options) == \
-            kept(False, train=False, **options)
-    assert kept('pointwise', **V2) < kept(False, **V2)
-
-
 class Scaled(OSABlock):
     """The same layers, and something that they do not tell."""
 
@@ -414,7 +397,7 @@ class Scaled(OSABlock):
         return 2 * super().forward(x)
 
 
-@pytest.mark.parametrize('mode', (None, *MODES))
+@pytest.mark.parametrize('mode', MODES)
 def test_other_modules_run_as_they_are(mode):
     found = []
     for with_cp in (False, mode):
@@ -427,7 +410,7 @@ def test_other_modules_run_as_they_are(mode):
     assert_same(*found)
 
 
-@pytest.mark.parametrize('mode', (None, *MODES))
+@pytest.mark.parametrize('mode', MODES)
 def test_what_traces_and_transforms_sees_the_plain_network(mode):
     x, v = torch.randn(2, 2, 3, 64, 64)
     options = dict(V1, norm_eval=True)  # BN's buffers bar transforms

@@ -161,11 +161,6 @@ class Segment:
              functional_call(self.module, state, (x, )))
         return (y, ) if self.pool is None else (y, self.pool(y))
 
-    @property
-    def has_batch_norm(self) -> bool:
-        """Whether plain BN follows every convolution."""
-        return all(type(layer.norm) is nn.BatchNorm2d for layer in self.layers)
-
     def is_faithful(self) -> bool:
         """Whether the layers are all that is run, and can be recomputed."""
         known = {m for layer in self.layers for m in layer} | {self.gate}
@@ -273,10 +268,16 @@ class _Recompute(torch.autograd.Function):
             y = y * F.hardsigmoid(squeezed)
         if segment.residual:
             y = y + x
+        outs, indices = [y], None
+        if segment.pool is not None:
+            out, indices = _pool(segment.pool, y)
+            outs.append(out)
+            # int64 is more than any map needs.
+            indices = indices.int() if keep_convolutions else None
         ctx.save_for_backward(
-            x, pooled, squeezed, *statistics, *weights,
+            x, pooled, squeezed, indices, *statistics, *weights,
             *(zs if keep_convolutions else ()))
-        return (y, ) if segment.pool is None else (y, segment.pool(y))
+        return tuple(outs)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *dys: Tensor | None) -> tuple:
@@ -303,7 +304,8 @@ class _Backward:
     def __init__(self, ctx: FunctionCtx) -> None:
         self.segment = segment = ctx.segment
         count = len(segment.layers)
-        self.x, self.pooled, self.squeezed, *rest = ctx.saved_tensors
+        (self.x, self.pooled, self.squeezed, self.indices,
+         *rest) = ctx.saved_tensors
         self.memos = {
             layer: (batch, *rest[2 * i:2 * i + 2])
             for i, (layer, batch) in enumerate(zip(segment.layers, ctx.batch))}
@@ -495,17 +497,21 @@ class _Backward:
     def _unpool(self, z: Tensor, dpool: Tensor) -> Tensor:
         """Go back through the pool, whose input is made of ``z``."""
         pool = self.segment.pool
-        window = [_pair(n) for n in (pool.kernel_size, pool.stride,
-                                     pool.padding, pool.dilation)]
-        y = self._activated(self.segment.layers[-1], z).h
-        if self.segment.gate is not None:
-            y = y.mul_(F.hardsigmoid(self.squeezed))
-        if self.segment.residual:
-            y = y + self.x
-        _, indices = F.max_pool2d(y, *window, pool.ceil_mode, True)
-        del y  # only its shape is needed, which is that of z
+        if self.indices is None:
+            y = self._activated(self.segment.layers[-1], z).h
+            if self.segment.gate is not None:
+                y = y.mul_(F.hardsigmoid(self.squeezed))
+            if self.segment.residual:
+                y = y + self.x
+            _, indices = _pool(pool, y)
+            del y
+        else:
+            indices = self.indices.long()
+        # Of the pool's input only the shape is needed, which is that of z.
         return aten.max_pool2d_with_indices_backward(
-            dpool, z, *window, pool.ceil_mode, indices)
+            dpool, z, _pair(pool.kernel_size), _pair(pool.stride),
+            _pair(pool.padding), _pair(pool.dilation), pool.ceil_mode,
+            indices)
 
     def _activated(self, layer: Layer, z: Tensor) -> '_Activated':
         kind = (_BatchNormReLU if type(layer.norm) is nn.BatchNorm2d
@@ -658,6 +664,13 @@ def _add_products(dw: Tensor, dz: Tensor, h: Tensor) -> None:
             dw.addmm_(gradient, image.t())
         else:
             dw += gradient @ image.t()
+
+
+def _pool(pool: nn.MaxPool2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pool, and tell which pixels were the largest."""
+    return F.max_pool2d(
+        x, pool.kernel_size, pool.stride, pool.padding, pool.dilation,
+        pool.ceil_mode, return_indices=True)
 
 
 def _layers(module: nn.Module) -> Iterator[Layer]:

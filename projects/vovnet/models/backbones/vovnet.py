@@ -261,16 +261,15 @@ class VoVNet(BaseModule):
             needs ``num_groups=16``: 32 does not divide their widths.
         norm_eval (bool): Keep all batch norm layers in eval mode in training.
         act_cfg (dict): Config of the activations.
-        with_cp (bool | str, optional): What training keeps for the backward
-            pass. False keeps everything; 'pointwise' the inputs of the blocks
-            and what the convolutions give, from which norms, activations,
-            eSE, concatenations and max-pools are recomputed; 'block' only the
-            inputs of the stem and of the blocks, so that the convolutions run
-            twice. Outputs, gradients and batch norm buffers stay what they
-            are. None, the default, is 'pointwise' in training mode where all
-            norms are plain BN, because it took less time than False where it
-            was measured (on a CPU, docs/speed.md), else False. True is
-            'block', for configs from before there was a choice.
+        with_cp (bool | str): What training keeps for the backward pass.
+            False keeps everything; 'pointwise' the inputs of the blocks and
+            what the convolutions give, from which norms, activations, eSE and
+            concatenations are recomputed; 'block' only the inputs of the stem
+            and of the blocks, so that the convolutions run twice. Outputs,
+            gradients and batch norm buffers stay what they are. 'pointwise'
+            is not the default because it costs no time only where maps are
+            large (docs/speed.md). True is 'block', for configs from before
+            there was a choice.
         init_cfg (dict | list, optional): Kaiming initialisation by default.
             ``type='Pretrained'`` takes the options of
             :class:`vovnet.checkpoints.PretrainedVoVNet`: weights of any
@@ -305,7 +304,7 @@ class VoVNet(BaseModule):
         norm_cfg: dict = dict(type='BN'),  # noqa: B006
         norm_eval: bool = False,
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
-        with_cp: bool | str | None = None,
+        with_cp: bool | str = False,
         init_cfg: dict | Sequence[dict] | None = None,
         out_features: Sequence[str] | None = None,
     ) -> None:
@@ -337,7 +336,7 @@ class VoVNet(BaseModule):
         _check_choice('residual', residual, RESIDUAL_CHOICES)
         _check_choice('ese', ese, ESE_CHOICES)
         _check_choice('pool', pool, tuple(POOLS))
-        _check_choice('with_cp', with_cp, (None, False, True, *CHECKPOINTS))
+        _check_choice('with_cp', with_cp, (False, True, *CHECKPOINTS))
         _check_choice('frozen_stages', frozen_stages,
                       range(-1, num_stages + 1))
         for index in out_indices:
@@ -405,8 +404,6 @@ class VoVNet(BaseModule):
             (N, out_channels[i], ~H / strides[i], ~W / strides[i]).
         """
         with_cp = self.with_cp
-        if with_cp is None:
-            with_cp = self.training and 'pointwise'
         # A compiler recomputes what is pointwise of its own accord.
         if with_cp == 'pointwise' and torch.compiler.is_compiling():
             with_cp = False
@@ -424,11 +421,7 @@ class VoVNet(BaseModule):
     def _forward_recomputed(self, x: Tensor, keep_convolutions: bool
                             ) -> tuple[Tensor, ...]:
         """The same by :func:`vovnet.models.recompute.recompute`."""
-        def run(segment: Segment, x: Tensor) -> tuple[Tensor, ...]:
-            if self.with_cp or segment.has_batch_norm:
-                return recompute(segment, x, keep_convolutions)
-            return segment(x)
-
+        run = partial(recompute, keep_convolutions=keep_convolutions)
         stages = [getattr(self, name) for name in self.stage_names]
         # A stage's pool is run with what comes before it.
         pool, *pools = [getattr(stage, 'pool', None) for stage in stages]
