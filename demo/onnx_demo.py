@@ -12,9 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
+from vovnet.errors import UserError, one_line, require
+
+with one_line():
+    require('numpy', 'the demo')
+    require('cv2', 'the demo', 'opencv-python-headless')
 from vovnet.deploy.results import detect_files
 from vovnet.deploy.runtime import BACKENDS, Detector
-from vovnet.errors import UserError, one_line
 from vovnet.images import find_images
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -23,6 +24,22 @@ class UserError(ValueError):
     it without a traceback; everything else that is raised is a bug and keeps
     its traceback.
     """
+
+
+def require(package: str, purpose: str, wheel: str | None = None) -> None:
+    """See that a package is installed.
+
+    Args:
+        package: What Python imports.
+        purpose: What needs it.
+        wheel: Its name for pip, if another.
+
+    Raises:
+        UserError: If it is not.
+    """
+    if find_spec(package) is None:
+        raise UserError(f'{package}: is not installed, and {purpose} needs '
+                        f'it; pip install {wheel or package}')
 
 
 @contextmanager
@@ -124,7 +141,7 @@ def _known(kind: str, text: str) -> str | None:
         return f'config: {found[1]}'
     if kind == 'OutOfMemoryError':
         return (f'{text.splitlines()[0]} Lower train_dataloader.batch_size '
-                'or the image scale, or try --amp or backbone.with_cp=True')
+                'or the image scale, or try --amp or backbone.with_cp=block')
     if 'Expected to have finished reduction in the prior iteration' in text:
         return ('some parameters of the model take no part in the loss, which '
                 'distributed training has to know; set '

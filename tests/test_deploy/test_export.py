@@ -286,12 +286,15 @@ def test_another_accuracy_is_an_error(monkeypatch):
     values = iter([0.5, 0.5005, 0.4985])
     monkeypatch.setattr(verify, '_accuracy', lambda *args: {
         'coco/bbox_mAP': next(values), 'coco/bbox_mAP_s': -1})
-    found = verify.accuracies(None, None, 'd.onnx')
+    found = verify.accuracies(None, None, Path('d.onnx'))
     assert [next(found)[0], next(found)[0], next(found)[0]] == [
         'model', 'onnxruntime', 'openvino']
     with pytest.raises(UserError, match='bbox_mAP is 0.4985 in openvino, but '
                        '0.5000'):
         next(found)
+    values = iter([0.5, float('nan')])
+    with pytest.raises(UserError, match='bbox_mAP is nan in onnxruntime'):
+        list(verify.accuracies(None, None, Path('d.onnx')))
 
 
 # ----------------------------------------------------------------- bad input
@@ -300,6 +303,7 @@ def test_bad_shapes_and_options(tmp_path):
     file = tmp_path / 'd.onnx'
     for options, message in [
             (dict(shape=(60, 64)), '--shape 60 64: .* multiples of 32'),
+            (dict(opset=0), '--opset 0:'),
             (dict(opset=9), '--opset 9: .* torchscript .* 11 to 20'),
             (dict(opset=17, exporter='dynamo'), 'dynamo .* 18 to 23'),
             (dict(exporter='none'), "'none'.* torchscript, dynamo"),
@@ -361,7 +365,7 @@ def test_detectors_without_a_path(tmp_path):
 @pytest.mark.parametrize('package, exporter', [
     ('onnx', 'torchscript'), ('onnxscript', 'dynamo')])
 def test_missing_packages(package, exporter, tmp_path, monkeypatch):
-    monkeypatch.setattr('vovnet.deploy.runtime.find_spec',
+    monkeypatch.setattr('vovnet.errors.find_spec',
                         lambda name: None if name == package else name)
     with pytest.raises(UserError, match=f'^{package}: .* pip install '
                        f'{package}$'):
@@ -376,7 +380,7 @@ def test_missing_runtimes(tmp_path, monkeypatch):
                         name == 'onnxruntime')
     assert [d.backend for d in verify.verify(model, cfg, file, pictures())
             ] == ['onnxruntime']
-    monkeypatch.setattr('vovnet.deploy.runtime.find_spec', lambda name: None)
+    monkeypatch.setattr('vovnet.errors.find_spec', lambda name: None)
     with pytest.raises(UserError, match='pip install onnxruntime$'):
         verify.verify(model, cfg, file, pictures())
 

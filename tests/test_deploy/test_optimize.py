@@ -355,6 +355,18 @@ def test_difference():
         difference(b[:1], a)
 
 
+def test_of_another_precision():
+    model = backbone().double()
+    fast = optimize(model)
+    images = IMAGES.double()
+    assert difference(fast(images), model(images)) < 1e-12
+
+
+def test_nothing_to_fold():
+    with pytest.raises(UserError, match='Linear has no convolution'):
+        optimize(nn.Linear(3, 3).eval())
+
+
 @pytest.mark.parametrize(('change', 'mode', 'said'), [
     (nn.Module.train, 'fold', 'is in training mode; call its eval'),
     (lambda m: m.stem.train(), 'fold', 'is in training mode'),

@@ -114,8 +114,8 @@ assert not loaded & {'torch', 'mmcv', 'mmengine', 'mmdet', 'pycocotools'}
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
-def demo(cwd, *args):
-    return python(f"import runpy; sys.argv[0] = 'demo'; runpy.run_path("
+def demo(cwd, *args, start=''):
+    return python(f"{start}import runpy; sys.argv[0] = 'demo'; runpy.run_path("
                   f"{str(ROOT / 'demo/onnx_demo.py')!r}, "
                   "run_name='__main__')", *args, cwd=cwd)
 
@@ -197,7 +197,7 @@ def test_files_that_are_not_ours(backend, tmp_path):
 
 @pytest.mark.parametrize('backend', runtime.BACKENDS)
 def test_missing_runtime(backend, exported, monkeypatch):
-    monkeypatch.setattr(runtime, 'find_spec', lambda name: None)
+    monkeypatch.setattr('vovnet.errors.find_spec', lambda name: None)
     with pytest.raises(UserError, match=f'^{backend}: is not installed.* pip '
                        f'install {backend}$'):
         Session(exported, backend)
@@ -222,6 +222,36 @@ def test_threads(backend, exported):
     np.testing.assert_allclose(one.detect(image).boxes,
                                Detector(exported).detect(image).boxes,
                                atol=0.05)
+
+
+def test_options_that_do_not_fit(exported):
+    with pytest.raises(UserError, match='CUDAExecutionProvider.*ONNX Runtime'):
+        Session(exported, 'openvino', ['CUDAExecutionProvider'])
+    with pytest.raises(UserError, match='threads -3'):
+        Session(exported, threads=-3)
+
+
+def test_parts_belong_together(exported, tmp_path):
+    first = tmp_path / 'm.onnx'
+    model = onnx.load(str(exported))
+    [entry] = [e for e in model.metadata_props if e.key == runtime.KEY]
+    entry.value = json.dumps(dict(json.loads(entry.value),
+                                  graphs=['', 'roi']))
+    onnx.save(model, str(first))
+    with pytest.raises(UserError, match='m.onnx: needs m.roi.onnx beside it'):
+        Detector(first)
+    del model.metadata_props[:]
+    onnx.save(model, str(tmp_path / 'm.roi.onnx'))
+    with pytest.raises(UserError, match='m.roi.onnx: is a part of m.onnx'):
+        Detector(tmp_path / 'm.roi.onnx')
+
+
+def test_demo_names_the_package_it_misses(tmp_path):
+    done = demo(tmp_path, 'a.onnx', 'b', start="sys.modules['cv2'] = None\n")
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        'error: cv2: is not installed, and the demo needs it; pip install '
+        'opencv-python-headless')
 
 
 # --------------------------------------------------------------------- results

@@ -386,6 +386,13 @@ def test_nothing_is_kept_without_gradients(mode):
                                                                  64)))
 
 
+@pytest.mark.parametrize('mode', MODES)
+def test_no_images(mode):
+    """An empty batch gives empty maps, as ever."""
+    outs = build(mode, **V2)(torch.zeros(0, 3, 64, 64))
+    assert [o.shape for o in outs] == [(0, 16, 16, 16), (0, 24, 8, 8)]
+
+
 def test_true_is_block():
     assert VoVNet(TINY, with_cp=True).with_cp == 'block'
 

@@ -28,7 +28,7 @@ def test_export(exported):
                           r'differ by (\S+) px, scores by (\S+); ', printed)
         assert int(found[1]) > 5
         assert float(found[2]) < 0.01 and float(found[3]) < 1e-5
-    scores = dict(re.findall(r'^(\w+): coco/bbox_mAP ([\d.]+)', printed,
+    scores = dict(re.findall(r'^  (\w+): coco/bbox_mAP ([\d.]+)', printed,
                              re.MULTILINE))
     assert set(scores) == {'model', 'onnxruntime', 'openvino'}
     assert max(scores.values()) == min(scores.values())

@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.deploy import export, verify
-from vovnet.errors import one_line
+from vovnet.errors import one_line, require
 from vovnet.runtime import launch, predict
 
 
@@ -71,6 +71,7 @@ def versions() -> str:
 def main() -> None:
     args = parse_args()
     out = args.out or Path(args.config).with_suffix('.onnx').name
+    require(verify.BACKENDS[0], 'the check after an export')
     cfg = launch.load_config(args.config, args.cfg_options)
     launch.check_work_dir(str(Path(out).parent), '--out')
     model = predict.load_detector(cfg, args.checkpoint, 'cpu')
@@ -81,6 +82,11 @@ def main() -> None:
               f'{source} ...', flush=True)
         for difference in verify.verify(model, cfg, file, images):
             print(f'  {difference}', flush=True)
+        if args.eval:
+            for name, metrics in verify.accuracies(model, cfg, file):
+                print(f'  {name}: ' + ', '.join(
+                    f'{key} {value:.4f}' for key, value in metrics.items()),
+                    flush=True)
 
     print(f'Exporting {args.config} ({args.exporter}) ...', flush=True)
     files = export.export_detector(
@@ -90,11 +96,6 @@ def main() -> None:
     print(f'With {versions()}; allowed: {verify.TOLERANCES}')
     for file in files:
         print(f'Wrote {file} ({file.stat().st_size / 1e6:.1f} MB)')
-    if args.eval:
-        for name, metrics in verify.accuracies(model, cfg, files[0]):
-            print(f'{name}: ' + ', '.join(
-                f'{key} {value:.4f}' for key, value in metrics.items()),
-                flush=True)
     if not args.maps:
         print(f'Use it without torch: demo/onnx_demo.py {files[0]} IMAGES')
 

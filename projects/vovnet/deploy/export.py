@@ -21,10 +21,10 @@ from mmengine.config import Config
 from torch import nn
 from torch.export import Dim
 
-from ..errors import UserError
+from ..errors import UserError, require
 from . import one_stage
 from .graph import Graph
-from .runtime import FORMAT, KEY, graph_file, require
+from .runtime import FORMAT, KEY, graph_file
 
 EXPORTERS = ('torchscript', 'dynamo')
 OPSETS = {'torchscript': range(11, 21), 'dynamo': range(18, 24)}
@@ -78,7 +78,8 @@ def export_detector(
                         f'{", ".join(EXPORTERS)}')
     if exporter == 'dynamo':
         require('onnxscript', 'the dynamo exporter')
-    opset = opset or (17 if exporter == 'torchscript' else 18)
+    if opset is None:
+        opset = 17 if exporter == 'torchscript' else 18
     if opset not in (allowed := OPSETS[exporter]):
         raise UserError(f'--opset {opset}: the {exporter} exporter has '
                         f'{allowed[0]} to {allowed[-1]}')

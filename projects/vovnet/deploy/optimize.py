@@ -62,7 +62,8 @@ def optimize(model: nn.Module, mode: str = 'fold',
 
     Raises:
         UserError: If the model is in training mode, the mode is unknown or
-            cannot be used on the machine, or the model cannot run in it.
+            cannot be used on the machine, the model has no convolution, or
+            it runs on ``images`` but not in the mode.
     """
     device = next(model.parameters()).device
     found = check_mode(mode, device)
@@ -81,9 +82,13 @@ def optimize(model: nn.Module, mode: str = 'fold',
     model.optimised = mode
     seen = images
     if seen is None:
-        channels = next(module.in_channels for module in model.modules()
-                        if isinstance(module, _ConvNd))
-        seen = torch.zeros(1, channels, 320, 320, device=device)
+        first = next((module for module in model.modules()
+                      if isinstance(module, _ConvNd)), None)
+        if first is None:
+            raise UserError(f'optimize: {type(model).__name__} has no '
+                            'convolution; leave it as it is')
+        seen = torch.zeros(1, first.in_channels, 320, 320, device=device,
+                           dtype=first.weight.dtype)
     run = partial(run_network, model, seen)
     fold_norms(model, run)
     model.to(memory_format=torch.channels_last)

@@ -12,14 +12,13 @@ Own work. What is done to a picture is what mmcv 2.1.0's transforms
 import json
 import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, require
 
 KEY = 'vovnet'
 """Of the metadata in the first file."""
@@ -68,21 +67,6 @@ class Picture(NamedTuple):
     original: tuple[int, int]
 
 
-def require(package: str, purpose: str) -> None:
-    """See that a package is installed.
-
-    Args:
-        package: Its name, for Python and for pip.
-        purpose: What needs it.
-
-    Raises:
-        UserError: If it is not.
-    """
-    if find_spec(package) is None:
-        raise UserError(f'{package}: is not installed, and {purpose} needs '
-                        f'it; pip install {package}')
-
-
 def graph_file(first: Path, name: str) -> Path:
     """The file of a graph: ``a.onnx``, or ``a.roi.onnx`` for ``'roi'``."""
     return first.with_suffix(f'.{name}.onnx') if name else first
@@ -114,6 +98,8 @@ class Session:
             raise UserError(f'backend {backend!r}: is none; choose from '
                             f'{", ".join(BACKENDS)}')
         require(backend, f'running {file.name}')
+        if threads is not None and threads < 1:
+            raise UserError(f'threads {threads}: give 1 or more')
         if not file.is_file():
             raise UserError(f'{file}: no such file; check the path')
         try:
@@ -122,8 +108,9 @@ class Session:
             raise
         except Exception as error:  # both have errors of their own
             reason = str(error).strip().splitlines()[-1]
-            raise UserError(f'{file}: {backend} cannot run it ({reason}); '
-                            'export it again') from error
+            raise UserError(
+                f'{file.name}: {backend} cannot run it ({reason}); export it '
+                'again, or for another --shape') from error
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Run the graph.
@@ -160,6 +147,9 @@ class Session:
     def _open_openvino(self, file: str, providers: Sequence | None,
                        threads: int | None) -> None:
         import openvino
+        if providers:
+            raise UserError(f'providers {", ".join(map(str, providers))}: are '
+                            "ONNX Runtime's; openvino runs on the CPU here")
         core = openvino.Core()
         model = core.read_model(file)
         place = ['framework', KEY]
@@ -171,7 +161,8 @@ class Session:
             hints['INFERENCE_NUM_THREADS'] = threads
         compiled = core.compile_model(model, 'CPU', hints)
         self.inputs = [port.any_name for port in compiled.inputs]
-        self.outputs = [port.any_name for port in compiled.outputs]
+        # It may rename what it compiles.
+        self.outputs = [port.any_name for port in model.outputs]
         self._run = lambda inputs: compiled(inputs).to_tuple()
 
 
@@ -203,6 +194,10 @@ class Detector:
         options = dict(backend=backend, providers=providers, threads=threads)
         first = Session(file, **options)
         if first.metadata is None:
+            whole = file.with_suffix('').with_suffix('.onnx')
+            if whole != file and whole.is_file():
+                raise UserError(f'{file}: is a part of {whole.name}; name '
+                                'that one')
             raise UserError(
                 f'{file}: was not written by tools/deployment/export_onnx.py '
                 '(it does not say what goes in and comes out); export the '
@@ -212,10 +207,15 @@ class Detector:
             raise UserError(f'{file}: is of a later format than this vovnet '
                             'knows; update it, or export the detector again')
         self.classes = self.metadata['classes']
+        parts = {name: graph_file(file, name)
+                 for name in self.metadata['graphs']}
+        for part in parts.values():
+            if not part.is_file():
+                raise UserError(f'{file}: needs {part.name} beside it, which '
+                                'is not there; copy all that was exported')
         self.sessions = {
             name: first if not name else
-            Session(graph_file(file, name), **options)
-            for name in self.metadata['graphs']}
+            Session(part, **options) for name, part in parts.items()}
 
     def detect(self, image: np.ndarray) -> Detections:
         """Detect in one picture.
@@ -327,6 +327,7 @@ def _resize(image: np.ndarray, size: tuple[int, int], interpolation: str,
             backend: str) -> np.ndarray:
     size = size[::-1]
     if backend == 'pillow':
+        require('PIL', "resizing as the config does", 'pillow')
         from PIL import Image
         return np.array(Image.fromarray(image).resize(
             size, getattr(Image.Resampling, interpolation.upper())))

@@ -225,6 +225,7 @@ def recompute(segment: Segment, x: Tensor, keep_convolutions: bool
 def _is_plain(*tensors: Tensor) -> bool:
     """Whether tensors are to be differentiated, and in reverse only."""
     return (all(isinstance(t, Tensor) for t in tensors)  # of torch.fx no more
+            and all(t.numel() for t in tensors)  # torch notes nothing of none
             and any(t.requires_grad for t in tensors)
             and not torch.jit.is_tracing()
             and not torch._C._are_functorch_transforms_active()

@@ -49,6 +49,9 @@ def load_detector(cfg: Config, checkpoint: str,
         UserError: If the checkpoint is of another model, or the device is
             not there.
     """
+    if 'model' not in cfg:
+        raise UserError(f'config {cfg.filename}: describes no model; name a '
+                        "detector's")
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = None  # all weights are loaded below
