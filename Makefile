@@ -23,7 +23,7 @@ help:
 	@echo 'make compare  VoVNet beside ResNet and DenseNet: speed, memory, energy (setup + 3 minutes)'
 	@echo 'make table2  the lightweight detectors of the paper, its figures beside them; make table4 the large ones'
 	@echo 'make study  the paper'"'"'s dense and one-shot networks trained side by side, reduced (setup + at most 20 minutes)'
-	@echo 'make test   lint and the whole test suite (setup + 6 to 10 minutes)'
+	@echo 'make test   lint and the whole test suite (setup + 8 to 14 minutes)'
 	@echo 'make lint   style only'
 	@echo 'make setup  the environment alone (2 to 4 minutes, 6 GB)'
 
@@ -107,7 +107,7 @@ lint: setup
 	@$(VENV) -m ruff check .
 
 test: lint
-	@echo 'test: the whole suite on 2 processes (usually 6 to 10 minutes on 2 cores)'
+	@echo 'test: the whole suite on 2 processes (usually 8 to 14 minutes on 2 cores)'
 	@OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadgroup tests
 
 # Pin what a fresh environment resolved to. The pins hold from Python 3.11 on:

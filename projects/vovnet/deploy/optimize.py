@@ -21,7 +21,6 @@ from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.benchmark import Timer
 
 from ..errors import UserError
 from ..runtime.forward import run_network
@@ -204,6 +203,8 @@ def fastest(model: nn.Module, images: Tensor,
     Raises:
         UserError: If the model is in training mode.
     """
+    # Its import looks for a compiler of CUDA, and warns where there is no GPU.
+    from torch.utils.benchmark import Timer
     with torch.no_grad():
         expected = run_network(model, images)
     trials, best = [], None
