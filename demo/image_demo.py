@@ -14,7 +14,8 @@ sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.deploy.optimize import optimize_for
-from vovnet.errors import UserError, one_line
+from vovnet.errors import one_line
+from vovnet.images import tell
 from vovnet.runtime import launch, predict
 
 
@@ -46,22 +47,11 @@ def main() -> None:
     launch.check_work_dir(args.out_dir, '--out-dir')
     model = predict.load_detector(cfg, args.checkpoint, args.device)
     launch.check_optimize(args.optimize, next(model.parameters()).device)
-    unread = []
-    for image, count in predict.detect(
-            model, cfg, root, images, args.out_dir, args.score_thr,
-            args.batch_size, args.optimize and partial(
-                optimize_for, mode=args.optimize, progress=print)):
-        if count is None:
-            unread.append(image)
-            print(f'{image}: cannot be read as an image, or is too narrow',
-                  file=sys.stderr)
-        else:
-            print(f'{image}: {count} objects')
-    print(f'Results of {len(images) - len(unread)} images are in '
-          f'{args.out_dir}')
-    if unread:
-        raise UserError(f'{len(unread)} of {len(images)} images cannot be '
-                        f'read, the first is {unread[0]}; replace them')
+    tell(predict.detect(
+        model, cfg, root, images, args.out_dir, args.score_thr,
+        args.batch_size, args.optimize and partial(
+            optimize_for, mode=args.optimize, progress=print)),
+        lambda read: f'Results of {read} images are in {args.out_dir}')
 
 
 if __name__ == '__main__':

@@ -12,14 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
-from vovnet.errors import UserError, one_line, require
+from vovnet.errors import one_line, require
 
 with one_line():
     require('numpy', 'the demo')
     require('cv2', 'the demo', 'opencv-python-headless')
 from vovnet.deploy.results import detect_files
 from vovnet.deploy.runtime import BACKENDS, Detector
-from vovnet.images import find_images
+from vovnet.images import find_images, tell
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,22 +46,16 @@ def main() -> None:
     detector = Detector(args.file, backend=args.backend,
                         providers=args.providers, threads=args.threads)
     root, images = find_images(args.images)
-    unread, start = [], time.perf_counter()
-    for image, count in detect_files(detector, root, images, args.out_dir,
-                                     args.score_thr):
-        if count is None:
-            unread.append(image)
-            print(f'{image}: cannot be read as an image, or is too narrow',
-                  file=sys.stderr)
-        else:
-            print(f'{image}: {count} objects')
-    spent = time.perf_counter() - start
-    print(f'Results of {len(images) - len(unread)} images are in '
-          f'{args.out_dir} ({args.backend}, {spent / len(images) * 1e3:.0f} '
-          'ms each with reading and writing)')
-    if unread:
-        raise UserError(f'{len(unread)} of {len(images)} images cannot be '
-                        f'read, the first is {unread[0]}; replace them')
+    start = time.perf_counter()
+
+    def summary(read: int) -> str:
+        spent = (time.perf_counter() - start) / len(images) * 1e3
+        return (f'Results of {read} images are in {args.out_dir} '
+                f'({args.backend}, {spent:.0f} ms each with reading and '
+                'writing)')
+
+    tell(detect_files(detector, root, images, args.out_dir, args.score_thr),
+         summary)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,8 @@ Own work. Needs nothing but Python.
 """
 import glob
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from .errors import UserError
@@ -73,3 +74,30 @@ def output_files(root: Path, images: Sequence[Path],
             raise UserError(f'{picture}: would be overwritten by a result; '
                             'choose another --out-dir')
     return outputs
+
+
+def tell(results: Iterable[tuple[Path, int | None]],
+         summary: Callable[[int], str]) -> None:
+    """Print what is found in each image, as it comes.
+
+    Args:
+        results: Each image and its number of detections, None if it could not
+            be read or is too narrow to be resized.
+        summary: Gives the last line, of the number of images that were read.
+
+    Raises:
+        UserError: In the end, if some could not be read.
+    """
+    read, unread = 0, []
+    for image, count in results:
+        if count is None:
+            unread.append(image)
+            print(f'{image}: cannot be read as an image, or is too narrow',
+                  file=sys.stderr)
+        else:
+            read += 1
+            print(f'{image}: {count} objects')
+    print(summary(read))
+    if unread:
+        raise UserError(f'{len(unread)} of {read + len(unread)} images cannot '
+                        f'be read, the first is {unread[0]}; replace them')

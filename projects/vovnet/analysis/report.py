@@ -207,6 +207,20 @@ def terminal_table(report: Report, width: int) -> Table:
     return table
 
 
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, its first column to the left, the others to the right.
+
+    Args:
+        rows (Sequence[Sequence[str]]): The header first.
+
+    Returns:
+        list[str]: Markdown.
+    """
+    header, *body = rows
+    return ['| ' + ' | '.join(row) + ' |' for row in (
+        header, ['---', *['---:'] * (len(header) - 1)], *body)]
+
+
 def markdown(report: Report) -> str:
     """The table with its conditions, for a page.
 
@@ -216,9 +230,7 @@ def markdown(report: Report) -> str:
     Returns:
         str: Markdown.
     """
-    header, *rows = cells(report)
-    lines = ['| ' + ' | '.join(row) + ' |' for row in (
-        header, ['---', *['---:'] * (len(header) - 1)], *rows)]
+    lines = markdown_table(cells(report))
     conditions = [f'- {key}: {value}'
                   for key, value in report.conditions.items()]
     conditions += [

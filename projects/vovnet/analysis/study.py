@@ -43,6 +43,7 @@ from .networks import (
     input_shape,
     load_network,
 )
+from .report import markdown_table
 
 LEGEND = (
     CONVENTION,
@@ -311,9 +312,7 @@ def terminal_table(found: Study) -> Table:
 
 def markdown(found: Study) -> str:
     """The table with its conditions, for a page."""
-    header, *rows = cells(found)
-    lines = ['| ' + ' | '.join(row) + ' |' for row in (
-        header, ['---', *['---:'] * len(found.results)], *rows)]
+    lines = markdown_table(cells(found))
     conditions = [f'- {key}: {value}'
                   for key, value in found.conditions.items()]
     return '\n'.join([*lines, '', *conditions, '', *LEGEND, ''])

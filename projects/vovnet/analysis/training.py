@@ -25,7 +25,7 @@ from .benchmark import find_device
 from .conditions import conditions
 from .latency import Latency, time_run, turns
 from .memory import Memory, measure_memory
-from .report import MARK, NONE
+from .report import MARK, NONE, markdown_table
 from .subject import DTYPES
 
 # timm's name of an arch. Its networks have the stem of V2 and eSE only in the
@@ -375,14 +375,12 @@ def markdown(report: Report) -> str:
     Returns:
         str: Markdown.
     """
-    header, *rows = cells(report)
-    table = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
     difference = max(result.difference for result in report.results)
     outputs = (f'Outputs differ from those of timm by at most '
                f'{difference:.1g} of the largest.' if difference else
                'All outputs are equal to those of timm, bit by bit.')
     return '\n'.join([
-        *(f'| {" | ".join(row)} |' for row in table), '',
+        *markdown_table(cells(report)), '',
         outputs, '',
         *(f'- {key}: {value}' for key, value in report.conditions.items()),
         '', *LEGEND, ''])

@@ -2,11 +2,14 @@
 
 Own work.
 """
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor, nn
+
+from ..errors import UserError
 
 
 class Graph(NamedTuple):
@@ -88,3 +91,28 @@ def image_input(preprocessor: ImgDataPreprocessor, shape: tuple[int, int],
         return Pixels(preprocessor), torch.randint(
             256, (1, *shape, 3), dtype=torch.uint8)
     return None, torch.randn(1, 3, *shape)
+
+
+def try_shape(network: Callable, inputs: Mapping[str, Tensor],
+              shape: tuple[int, int]) -> Any:
+    """Run a first graph once on its examples.
+
+    Args:
+        network (Callable): Takes the inputs by position.
+        inputs (Mapping[str, Tensor]): Examples of that shape.
+        shape (tuple[int, int]): Height and width, px.
+
+    Returns:
+        Any: What the network gives.
+
+    Raises:
+        UserError: If it cannot take pictures of that shape.
+    """
+    try:
+        with torch.no_grad():
+            return network(*inputs.values())
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f'--shape {shape[0]} {shape[1]}: the network cannot take it '
+            f'({reason}); give another, or leave it out') from error

@@ -12,6 +12,7 @@ What differs, without changing what is found: candidates are sorted first and
 compared with the threshold then; boxes leave the graph in px of its input,
 and whoever runs it divides by the scale.
 """
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import log
 
@@ -30,7 +31,7 @@ from torchvision.ops import nms
 from ..errors import UserError
 from ..models.dense_heads import MultiBoxHead, RefineDetHead
 from ..models.dense_heads.refinedet_head import flatten
-from .graph import Graph, image_input
+from .graph import Graph, image_input, try_shape
 
 Candidates = tuple[Tensor, Tensor, Tensor]
 """Boxes (n, 4), scores (n, ) and labels (n, )."""
@@ -60,14 +61,7 @@ def build(model: nn.Module, cfg: Config, shape: tuple[int, int], *,
     start, image = image_input(model.data_preprocessor, shape, normalize)
     network = OneStage(model, start, None if maps else decoder).eval()
     inputs = dict(image=image, size=torch.tensor(shape))
-    try:
-        with torch.no_grad():
-            found = network.maps(*inputs.values())
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f'--shape {shape[0]} {shape[1]}: the network cannot take it '
-            f'({reason}); give another, or leave it out') from error
+    found = try_shape(network.maps, inputs, shape)
     top = 1 if normalize else 2
     axes = dict(image={top: 'height', top + 1: 'width'}) if dynamic else {}
     if maps:
@@ -153,7 +147,7 @@ class OneStage(nn.Module):
         return self.decoder(maps, size)
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """Makes boxes of maps.
 
     Args:
@@ -230,10 +224,10 @@ class Decoder(nn.Module):
         best = best[:self.test.max_per_img]
         return boxes[best], scores[best], labels[best]
 
+    @abstractmethod
     def candidates(self, maps: Sequence[Sequence[Tensor]],
                    priors: Sequence[Tensor], size: Tensor) -> Candidates:
         """What enters NMS; arguments and result as of :meth:`forward`."""
-        raise NotImplementedError
 
     def decode(self, priors: Tensor, deltas: Tensor,
                size: Tensor | None = None) -> Tensor:

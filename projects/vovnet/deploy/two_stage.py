@@ -34,7 +34,7 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .graph import Graph, image_input
+from .graph import Graph, image_input, try_shape
 
 
 def build(model: TwoStageDetector, cfg: Config, shape: tuple[int, int], *,
@@ -237,14 +237,7 @@ def _first_graph(model: TwoStageDetector, shape: tuple[int, int],
     inputs = dict(image=image)
     if normalize:
         inputs['size'] = torch.tensor(shape)
-    try:
-        with torch.no_grad():
-            found = network(*inputs.values())
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f'--shape {shape[0]} {shape[1]}: the network cannot take it '
-            f'({reason}); give another, or leave it out') from error
+    found = try_shape(network, inputs, shape)
     levels = (len(found) - features) // 2
     outputs = [f'{kind}_{i}' for kind, n in dict(
         feature=features, rpn_score=levels, rpn_delta=levels).items()
