@@ -16,6 +16,7 @@ from mmcv.transforms import Compose
 from mmdet.models import DetDataPreprocessor
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import DefaultScope
 from one_stage_detectors import CLASSES, make_detector, pictures
 from pycocotools import mask as coco_mask
 from torch import nn
@@ -25,6 +26,13 @@ from vovnet.deploy.runtime import Detections, Detector, Session
 from vovnet.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def mmdet_scope():
+    """Whatever a test before has left."""
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        yield
 
 
 @pytest.fixture(scope='module')
