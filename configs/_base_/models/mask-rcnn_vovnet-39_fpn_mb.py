@@ -1,6 +1,7 @@
 # VoVNet before Mask R-CNN, as in maskrcnn-benchmark: the network that the
 # authors released, not the paper's; batch norm keeps the statistics and the
-# scales of ImageNet, images are BGR and only their mean is subtracted.
+# scales of ImageNet, images are BGR and only their mean is subtracted, anchors
+# that cross an image's border do not learn.
 # (vov-net/VoVNet-Detectron@0176f70, configs/vovnet/e2e_*_2x.yaml and
 # maskrcnn_benchmark/config/defaults.py.)
 # Not taken over are its older conventions: a box that is one pixel wider than
@@ -28,4 +29,5 @@ model = dict(
         bbox_head=dict(
             loss_bbox=dict(
                 _delete_=True, type='SmoothL1Loss', beta=1.0,
-                loss_weight=1.0))))
+                loss_weight=1.0))),
+    train_cfg=dict(rpn=dict(allowed_border=0)))

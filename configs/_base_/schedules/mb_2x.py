@@ -10,7 +10,9 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4),
-    paramwise_cfg=dict(bias_lr_mult=2., bias_decay_mult=0.))
+    # By name, so that those of norms count too, which bias_lr_mult passes by.
+    paramwise_cfg=dict(
+        custom_keys=dict(bias=dict(lr_mult=2., decay_mult=0.))))
 param_scheduler = [
     dict(
         type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=500),
