@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: the start-up hook goes into site-packages.
+"""What setup.cfg cannot say: a start-up hook, and the way for mim.
 
 ``projects/vovnet_mmcv_ext.py`` explains the hook. As one of the
 ``data_files`` it is listed among the installed files, so that ``pip
@@ -6,13 +6,16 @@ uninstall`` removes it. Their target is relative to the prefix and names
 the version of Python, so the wheel is tagged for that version.
 
 Source: setuptools' documentation of ``data_files`` and ``bdist_wheel``,
-and its ``command/editable_wheel.py`` (80.10).
+its ``command/editable_wheel.py`` (80.10), and ``get_installed_path`` of
+openmim 0.3.9 (``utils/utils.py``) and mmengine 0.10.7.
 """
 import sys
 import sysconfig
 from os.path import relpath
+from pathlib import Path
 
 import setuptools
+from setuptools.command.editable_wheel import editable_wheel
 
 
 class Distribution(setuptools.Distribution):
@@ -25,12 +28,29 @@ class Distribution(setuptools.Distribution):
     has_data = setuptools.Distribution.has_data_files
 
 
+class EditableWheel(editable_wheel):
+    """An editable install that mim finds.
+
+    mim looks for a package beside its metadata, in site-packages, where an
+    editable one is not, and then there under the first of its top-level
+    names. An absolute path joined to any folder stays what it is.
+    """
+
+    def run(self):
+        self._ensure_dist_info()
+        names = Path(self.dist_info_dir, 'top_level.txt')
+        package = Path(__file__).resolve().parent / 'projects' / 'vovnet'
+        names.write_text(f'{package}\n{names.read_text()}')
+        super().run()
+
+
 SITE_PACKAGES = relpath(
     sysconfig.get_path('purelib'), sysconfig.get_path('data'))
 PYTHON_TAG = 'py{}{}'.format(*sys.version_info)
 
 setuptools.setup(
     distclass=Distribution,
+    cmdclass={'editable_wheel': EditableWheel},
     data_files=[(SITE_PACKAGES, ['projects/vovnet_mmcv_ext.pth'])],
     options={'bdist_wheel': {
         'python_tag': PYTHON_TAG
