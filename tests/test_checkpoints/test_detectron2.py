@@ -16,12 +16,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 import detectron2_reference as d2
 
 from vovnet.checkpoints import (
+    Normalization,
     convert_detectron2,
     detectron2,
+    get_state_dict,
     load_detectron2,
     load_file,
     load_whole,
     read_metafiles,
+    read_weights,
 )
 from vovnet.errors import UserError
 
@@ -255,9 +258,35 @@ def test_written_checkpoint(tmp_path):
     assert written['meta']['dataset_meta']['classes'][79] == 'toothbrush'
     model = build(cfg)
     load_whole(model, written['state_dict'], 'ours.pth')
+    # What the backbone wants comes along: here what the file said itself.
+    dialect = read_weights(str(tmp_path / 'ours.pth')).dialect
+    assert dialect.normalization == Normalization(
+        (103.53, 116.28, 123.675), (1., 1., 1.), bgr=True)
+    assert dialect.eps == 1e-5
     assert torch.equal(
         model.rpn_head.rpn_cls.weight,
         state['proposal_generator.rpn_head.objectness_logits.weight'])
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda state: dict(model=state, iteration=9), lambda state: state])
+def test_unconverted_where_a_checkpoint_is_wanted(wrap):
+    """tools/test.py, load_from, image_demo: told how to go on."""
+    with pytest.raises(UserError) as error:
+        get_state_dict(wrap(dict(file_of('faster'))), 'checkpoint d2.pth')
+    assert str(error.value) == (
+        'checkpoint d2.pth: is a detector of detectron2; convert it with '
+        'tools/model_converters/detectron2_to_mmdet.py SRC CONFIG DST')
+
+
+@pytest.mark.parametrize('config', [
+    'imagenet/vovnet-39_8xb32_in1k.py', '_base_/default_runtime.py'])
+def test_configs_of_no_detector(config, tmp_path):
+    torch.save(dict(file_of('faster')), tmp_path / 'd2.pth')
+    cfg = Config.fromfile(str(ROOT / 'configs' / config))
+    with pytest.raises(UserError, match='builds no detector of mmdet; give'):
+        convert_detectron2(str(tmp_path / 'd2.pth'), cfg,
+                           str(tmp_path / 'ours.pth'))
 
 
 def change_anchors(state):
@@ -267,7 +296,8 @@ def change_anchors(state):
 
 @pytest.mark.parametrize('change, config, message', [
     (lambda s: s.update(pixel_std=torch.full((3, 1, 1), 57.)), 'faster',
-     r'trained with data_preprocessor=dict\(.*std=\[57.0'),
+     r'trained with data_preprocessor=dict\(mean=\[103.53, 116.28, '
+     r'123.675\], std=\[57.0, 57.0, 57.0\], bgr_to_rgb=False\); set it'),
     (change_anchors, 'faster', 'cell_anchors.1 are .* correct anchor_gen'),
     (lambda s: s.update({'sem_seg_head.p2.0.weight': torch.ones(1)}),
      'faster', 'sem_seg_head.p2.0.weight, which no detector here has'),

@@ -13,7 +13,13 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from vovnet.checkpoints import download, fetch, metafiles
+from vovnet.checkpoints import (
+    by_name,
+    download,
+    download_weights,
+    fetch,
+    metafiles,
+)
 from vovnet.checkpoints.published import PUBLISHED
 from vovnet.errors import UserError
 
@@ -246,6 +252,26 @@ def test_checksum_in_an_address(server, cache, weights):
     assert kept(cache) == []
 
 
+def test_checksum_in_a_metafile(server, cache, weights, tmp_path, monkeypatch):
+    """Counts for whoever names the address: a config, a command line."""
+    digest = hashlib.sha256(weights).hexdigest()
+    (tmp_path / 'metafile.yml').write_text(
+        f'Models: [{{Name: mine, Weights: "{server.url}w.pth", '
+        f'Metadata: {{SHA256: {digest}}}}}]')
+    (tmp_path / 'model-index.yml').write_text('Import: [metafile.yml]')
+    monkeypatch.setattr(metafiles, 'INDEX', str(tmp_path / 'model-index.yml'))
+    server.files['w.pth'] = weights
+    loaded = CheckpointLoader.load_checkpoint(server.url + 'w.pth')
+    assert torch.equal(loaded['w'], torch.arange(500.))
+    # A whole file of weights, but another.
+    torch.save(dict(w=torch.zeros(500)), tmp_path / 'other.pth')
+    server.files['w.pth'] = (tmp_path / 'other.pth').read_bytes()
+    os.remove(cache / kept(cache)[0])
+    with pytest.raises(UserError, match='not the file that was published'):
+        CheckpointLoader.load_checkpoint(server.url + 'w.pth')
+    assert kept(cache) == []
+
+
 def test_together(server, cache, weights):
     """Processes that want the same file: one fetches, the others wait."""
     server.files['w.pth'] = weights
@@ -274,8 +300,8 @@ def test_what_no_checksum_tells_is_found_out(monkeypatch, tmp_path, content):
     file.write_bytes(content)
     name, entry = next((key, value) for key, value in PUBLISHED.items()
                        if not value.url.startswith('timm://'))
-    monkeypatch.setattr(metafiles, 'fetch', lambda *args: str(file))
+    monkeypatch.setattr(by_name, 'fetch', lambda *args: str(file))
     with pytest.raises(UserError, match='removed from the cache') as error:
-        metafiles.download_weights(name, 'model-index.yml')
+        download_weights(name, 'model-index.yml')
     assert entry.url in str(error.value)
     assert not file.exists()

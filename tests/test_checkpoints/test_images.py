@@ -76,7 +76,7 @@ def test_other_images_and_both_remedies(given, timm):
                            f'{has}; set the former in the model, or ')
     advice = text.partition('; set ')[2]
     if sorted(given['mean']) == sorted(MEAN):
-        fold = advice.partition('init_cfg=dict(..., ')[2].partition('), or,')
+        fold = advice.partition('init_cfg=dict(..., ')[2].partition('), or ')
         init = eval(f'dict({fold[0]})')
         model = build(given, timm, **init)
         check_images(model)
@@ -84,8 +84,9 @@ def test_other_images_and_both_remedies(given, timm):
     else:
         assert 'another mean cannot be folded' in advice
     check_images(build(eval(f'dict({wanted})')['data_preprocessor'], timm))
-    assert advice.endswith('init_cfg=dict(..., data_preprocessor=False)')
-    check_images(build(given, timm, data_preprocessor=False))
+    assert 'init_cfg=dict(..., trained_with=dict(mean=..., std=..., ' in advice
+    check_images(build(given, timm, trained_with=given))
+    assert advice.endswith('set check_images=False in the config')
 
 
 def assert_computes(model, path):

@@ -18,7 +18,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save
 
 import vovnet
-from vovnet.checkpoints import metafiles
+from vovnet.checkpoints import download_weights
 from vovnet.errors import UserError
 
 NET = NETS['19-slim-dw']
@@ -203,7 +203,7 @@ def in_folder(cache, state):
     folder = cache / 'mine'
 
     def download():
-        return metafiles.download_weights(
+        return download_weights(
             'timm/ese_vovnet39b.ra_in1k', 'model-index.yml', str(folder))
 
     return blob, folder, download
@@ -246,5 +246,4 @@ def test_a_damaged_cache_is_not_handed_out(cache, state):
     blob = put(cache, 'ese_vovnet39b.ra_in1k', save(state))
     blob.write_bytes(blob.read_bytes()[:-4] + b'abcd')
     with pytest.raises(UserError, match='removed from the cache'):
-        metafiles.download_weights('timm/ese_vovnet39b.ra_in1k',
-                                   'model-index.yml')
+        download_weights('timm/ese_vovnet39b.ra_in1k', 'model-index.yml')

@@ -6,13 +6,13 @@ import foreign
 import pytest
 import torch
 from foreign import NETS, evaluate, random_weights
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope, Registry
 from mmengine.runner.checkpoint import (
-    get_state_dict,
     load_checkpoint,
     save_checkpoint,
     weights_to_cpu,
 )
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,12 +20,16 @@ from vovnet.checkpoints import (
     PUBLISHED,
     Dialect,
     Normalization,
+    convert,
+    get_state_dict,
     interpret,
     load_file,
+    load_whole,
     match,
     read_weights,
     to_scheme,
 )
+from vovnet.checkpoints.download import cache_name
 from vovnet.errors import UserError
 from vovnet.models import VoVNet, VoVNetCP
 
@@ -92,6 +96,9 @@ SOLVER = dict(optimizer=dict(state={0: torch.ones(3)}), iteration=5)
     lambda s: dict(model=dict(state_dict=s)),
     lambda s: dict(state_dict=with_prefix(s, 'old.'), state_dict_ema=s),
     lambda s: dict(model=with_prefix(s, 'old.'), model_ema=s),
+    lambda s: dict(model=with_prefix(s, 'old.'), ema=dict(module=s, n=3)),
+    lambda s: dict(model_state_dict=s, ema={}, **SOLVER),
+    lambda s: dict(epoch=1, of_a_name_that_nobody_uses=s, **SOLVER),
 ])
 def test_containers_are_found(wrap, authors, tmp_path):
     torch.save(wrap(authors), tmp_path / 'a.pth')
@@ -313,6 +320,48 @@ def test_normalization_is_known(name, prefix, library, want):
         f'std={list(map(float, want[1]))}, bgr_to_rgb={not want[2]})')
 
 
+@pytest.mark.parametrize('name', [
+    name for name, entry in PUBLISHED.items() if 'timm://' not in entry.url])
+def test_downloaded_files_are_known_like_their_addresses(name):
+    """The cache keeps addresses apart that end in the same file name."""
+    url = PUBLISHED[name].url
+    library, prefix = {
+        'pytorchcv': (foreign.PYTORCHCV, ''),
+        'vision-toolbox': (foreign.VISION_TOOLBOX, ''),
+        'vision-toolbox-2022': (foreign.VISION_TOOLBOX, ''),
+        'dd3d': (foreign.AUTHORS, 'backbone.bottom_up.')}.get(
+            name.partition('/')[0], (foreign.AUTHORS, ''))
+    state = with_prefix(random_weights(NET, library), prefix)
+    of_address, of_path, renamed = (
+        interpret(state, source).dialect.normalization
+        for source in (url, f'/cache/{cache_name(url)}', 'renamed.pth'))
+    assert of_address and of_path == of_address
+    if name.startswith('dd3d'):
+        # Renamed it would be taken for one of detectron2's.
+        assert of_path.std == RGB.std[::-1] and renamed == BGR_ONE
+
+
+def test_what_a_renamed_file_was_trained_with(tmp_path):
+    state = random_weights(NET, foreign.AUTHORS)
+    torch.save(with_prefix(state, 'backbone.bottom_up.'), tmp_path / 'a.pth')
+    said = dict(mean=BGR['mean'], std=BGR['std'], bgr_to_rgb=False)
+    model = build(tmp_path / 'a.pth', V2, trained_with=said)
+    assert torch.equal(model.stem[0].conv.weight,
+                       state['stem.stem_1/conv.weight'])
+    assert interpret(model.state_dict(), '').dialect.normalization == (
+        Normalization.of(said))
+    # Folding begins there, too.
+    d2 = dict(mean=BGR['mean'], std=[1.] * 3)
+    model = build(tmp_path / 'a.pth', V2, trained_with=said,
+                  data_preprocessor=d2)
+    assert torch.allclose(
+        model.stem[0].conv.weight * torch.tensor(BGR['std'])[:, None, None],
+        state['stem.stem_1/conv.weight'])
+    assert interpret(model.state_dict(), '').dialect.normalization == BGR_ONE
+    with pytest.raises(UserError, match='trained_with=.*: needs mean and std'):
+        build(tmp_path / 'a.pth', V2, trained_with=dict(mean=[1.]))
+
+
 def test_published_names_are_known():
     assert 'timm/ese_vovnet39b.ra_in1k' in PUBLISHED
     assert PUBLISHED['pytorchcv/vovnet27s'].url.endswith(
@@ -335,19 +384,65 @@ def test_trained_weights_remember_their_options(tmp_path):
     path = str(tmp_path / 'a.pth')
     trained = Detector(**V2)
     save_checkpoint(dict(meta={}, state_dict=weights_to_cpu(
-        get_state_dict(trained))), path)  # as a runner does it
+        trained.state_dict())), path)  # as a runner does it
     weights = read_weights(path)
     assert weights.prefix == 'backbone.'
-    assert weights.dialect == Dialect('strided', True, 'all', 'ceil', False)
+    assert weights.dialect == Dialect(
+        'strided', True, 'all', 'ceil', False, eps=1e-5)
     with pytest.raises(UserError, match="set stem='strided' in the backbone"):
         build(path, V2 | dict(stem='pooled'))
     other = Detector(**V2 | dict(pool='padded'))
     with pytest.raises(UserError, match="at 'backbone.': .*set pool='ceil'"):
         load_checkpoint(other, path)
+    with pytest.raises(UserError, match="set pool='ceil'"):
+        load_whole(other, get_state_dict(load_file(path)), path)
     same = Detector(**V2)
     load_checkpoint(same, path)
     assert all(torch.equal(a, b) for a, b in zip(
         same.state_dict().values(), trained.state_dict().values()))
+
+
+def test_safetensors_remember_their_options(tmp_path):
+    """The format's metadata hold them; other libraries' files have none."""
+    state = random_weights(NET, foreign.TIMM)
+    theirs, ours = (str(tmp_path / f'{name}.safetensors') for name in 'ab')
+    save_file(state, theirs)
+    said = convert(theirs, ours).dialect
+    assert said.stem == 'strided' and said.normalization == RGB
+    assert read_weights(ours).dialect == said
+    assert load_file(ours)['meta']['scheme'] == 'timm'
+    assert_computes(build(ours, V2), state, foreign.TIMM)
+    paper = V2 | dict(stem='pooled', residual=False)
+    with pytest.raises(UserError, match="set stem='strided', residual=True"):
+        build(ours, paper)
+    with pytest.raises(UserError, match="set stem='strided', residual=True"):
+        load_checkpoint(VoVNet(**paper), ours)
+    with safe_open(ours, 'pt') as file:  # to others just a file of tensors
+        assert file.metadata()['format'] == 'pt'
+        assert len(list(file.keys())) == len(state)
+    convert(ours, theirs, 'timm')
+    with safe_open(theirs, 'pt') as file:
+        assert file.metadata() == dict(format='pt')
+    assert load_file(theirs).keys() == state.keys()
+
+
+def test_eps_is_remembered(tmp_path):
+    options = V2 | dict(norm_cfg=dict(type='BN', eps=1e-3))
+    trained = build_randomly(options)
+    torch.save(trained.state_dict(), tmp_path / 'a.pth')
+    assert read_weights(str(tmp_path / 'a.pth')).dialect.eps == 1e-3
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        for a, b in zip(build(tmp_path / 'a.pth', V2)(x), trained(x)):
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def build_randomly(options):
+    model = VoVNet(**options).eval()
+    for name, value in model.state_dict().items():
+        if 'running' in name:  # small enough for eps to count
+            value.uniform_(0, 1e-2)
+    return model
 
 
 def test_weights_without_a_record_are_taken_by_name(tmp_path):
@@ -431,6 +526,24 @@ def test_vovnet_cp(scope, tmp_path):
             assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
+def test_vovnet_cp_beside_that_of_a_project(monkeypatch):
+    """mmdet3d's PETR registers its own in mmdet3d's scope, which wins."""
+    monkeypatch.setattr(MODELS, '_children', dict(MODELS._children))
+    theirs = Registry('model', scope='mmdet3d', parent=MODELS)
+
+    @theirs.register_module(name='VoVNetCP')
+    class Theirs(nn.Module):
+        def __init__(self, spec_name):
+            super().__init__()
+
+    cfg = dict(spec_name='V-19-slim-dw-eSE')
+    for registry in (MODELS, theirs):
+        with DefaultScope.overwrite_default_scope('mmdet3d'):
+            assert type(registry.build(dict(cfg, type='VoVNetCP'))) is Theirs
+            assert type(registry.build(
+                dict(cfg, type='mmengine.VoVNetCP'))) is VoVNetCP
+
+
 def test_vovnet_cp_is_a_vovnet_with_other_defaults():
     model = VoVNetCP('V-19-slim-dw-eSE').train()
     assert model.out_channels == (112, 256, 384, 512)
@@ -474,7 +587,8 @@ def test_part_of_a_state_dict_loads_as_ever():
 def test_timm_to_the_authors_and_back(tmp_path):
     """The authors' code wants eSE everywhere: gates that change nothing."""
     state = random_weights(NET, foreign.TIMM, classes=4)
-    theirs = to_scheme(interpret(state, 'a'), 'authors', 'backbone.bottom_up.')
+    theirs = to_scheme(interpret(state, 'a'), 'authors', 'backbone.bottom_up.',
+                       images='keep')
     x = torch.randn(1, 3, 64, 64)
     bare = {k.removeprefix('backbone.bottom_up.'): v
             for k, v in theirs.items()}
@@ -483,9 +597,57 @@ def test_timm_to_the_authors_and_back(tmp_path):
     for a, b in zip(evaluate(bare, NET, foreign.AUTHORS, x),
                     evaluate(state, NET, foreign.TIMM, x), strict=True):
         assert torch.equal(a, b)
-    back = to_scheme(interpret(theirs, 'a'), 'timm')
+    back = to_scheme(interpret(theirs, 'a'), 'timm', images='keep')
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], state[k]) for k in state)
+
+
+@pytest.mark.parametrize('name, prefix', [
+    ('detectron2', 'backbone.bottom_up.'), ('mmdet3d', 'img_backbone.')])
+def test_images_of_another_library(name, prefix, tmp_path):
+    """timm wants RGB with ImageNet's deviations, others' users give BGR."""
+    state = random_weights(NET, foreign.TIMM)
+    torch.save(state, tmp_path / 'timm.pth')
+    source, target = (str(tmp_path / file) for file in ('timm.pth', 'a.pth'))
+    given = dict(detectron2=BGR_ONE, mmdet3d=Normalization(
+        BGR_ONE.mean, RGB.std[::-1], bgr=True))[name]
+    with pytest.raises(UserError) as error:
+        convert(source, target, name)
+    assert str(error.value) == (
+        f'{source}: the weights want {RGB}, but files in these names are '
+        f'taken for {given}; say --images fold, which puts the difference '
+        'into the stem, or --images keep, and normalise as the weights want')
+    convert(source, target, name, images='fold')
+    pixels = torch.randint(0, 256, (1, 3, 64, 64)).float()
+
+    def normalised(images):
+        return (pixels.flip(1) if images.bgr else pixels).sub(
+            torch.tensor(images.mean)[:, None, None]).div(
+                torch.tensor(images.std)[:, None, None])
+
+    folded = {k.removeprefix(prefix): v for k, v in load_file(target).items()}
+    assert read_weights(target).dialect.normalization == given
+    for a, b in zip(
+            evaluate(folded, NET, foreign.AUTHORS, normalised(given)),
+            evaluate(state, NET, foreign.TIMM, normalised(RGB)), strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+    convert(source, target, name, images='keep')
+    kept = load_file(target)[f'{prefix}stem.stem_1/conv.weight']
+    assert torch.equal(kept, state['stem.0.conv.weight'])
+
+
+def test_images_that_cannot_be_folded():
+    v2_57 = interpret(random_weights(NETS['57'], foreign.TIMM), 'a')
+    with pytest.raises(UserError, match='taken for .* say --images keep,'):
+        to_scheme(v2_57, 'authors', 'img_backbone.')
+    with pytest.raises(UserError, match='mean must be that of the weights'):
+        to_scheme(v2_57, 'authors', 'img_backbone.', 'fold')
+    with pytest.raises(UserError, match='which images users of these names'):
+        to_scheme(v2_57, 'mmengine', images='fold')
+    unknown = interpret(random_weights(NET, foreign.AUTHORS), 'a')
+    with pytest.raises(UserError, match='which images the weights want'):
+        to_scheme(unknown, 'authors', 'img_backbone.', 'fold')
+    to_scheme(unknown, 'authors', 'img_backbone.')
 
 
 @pytest.mark.parametrize('library', LIBRARIES)

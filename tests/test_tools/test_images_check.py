@@ -9,6 +9,8 @@ sys.path.insert(0, str(ROOT / 'tests/test_checkpoints'))
 import foreign
 from foreign import NETS
 
+from vovnet.checkpoints import Normalization, read_weights
+
 BACKBONE = '''
 model.update(
     backbone=dict(
@@ -44,6 +46,18 @@ def test_refused_before_the_first_step(config, run_tool, tmp_path):
 def test_trains_on_request(config, run_tool, tmp_path):
     run = run_tool(
         tmp_path, 'tools/train.py', 'c.py', '--cfg-options',
-        'model.backbone.init_cfg.data_preprocessor=False')
+        'check_images=False')
     assert run.returncode == 0, run.stderr
-    assert list(tmp_path.rglob('epoch_1.pth'))
+    path, = tmp_path.rglob('epoch_1.pth')
+    # It was trained on what the model gives, whatever timm's weights wanted.
+    given = Normalization((128., ) * 3, (64., ) * 3, bgr=True)
+    assert read_weights(str(path)).dialect.normalization == given
+    # Which holds from now on.
+    change = 'model.data_preprocessor.std=[1.0,1.0,1.0]'
+    for tool, args in (('train', ['--cfg-options', f'load_from={path}']),
+                       ('test', [path, '--cfg-options'])):
+        run = run_tool(tmp_path, f'tools/{tool}.py', 'c.py', *args, change)
+        assert run.returncode == 1, run.stdout
+        line, = (x for x in run.stderr.splitlines() if 'error: ' in x)
+        assert f'wants {given}, the model has' in line
+        assert 'init_cfg' not in line

@@ -10,10 +10,8 @@ import sys
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
 from vovnet.checkpoints import PUBLISHED, download_weights, read_metafiles
+from vovnet.checkpoints.metafiles import INDEX
 from vovnet.errors import one_line
-
-INDEX = os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'model-index.yml')
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,8 +43,10 @@ def main() -> None:
         use = ('next: python tools/model_converters/detectron2_to_mmdet.py '
                f'{path} {entry.config} DST.pth')
     else:
+        # By its address, so that it stays known which file it is.
+        where = path if args.out_dir else entry.url
         use = ("in a config's backbone: init_cfg=dict(type='Pretrained', "
-               f"checkpoint='{path}')")
+               f"checkpoint='{where}')")
     print(f'{path}\nlicence: {entry.licence}; {use}')
 
 

@@ -25,6 +25,11 @@ def parse_args() -> argparse.Namespace:
         '--to', choices=list(TARGETS), default='mmengine',
         help="whose names (default: mmengine, this project's)")
     parser.add_argument(
+        '--images', choices=['fold', 'keep'],
+        help='where the other library normalises images otherwise than the '
+        'weights want: fold the difference into the stem, or keep the weights '
+        'as they are')
+    parser.add_argument(
         '--prefix', help='what stands before the names in SRC, where it holds '
         'several VoVNets')
     return parser.parse_args()
@@ -33,7 +38,8 @@ def parse_args() -> argparse.Namespace:
 @one_line()
 def main() -> None:
     args = parse_args()
-    weights = convert(args.src, args.dst, args.to, args.prefix)
+    weights = convert(
+        args.src, args.dst, args.to, args.prefix, args.images)
     left_out = weights.left_out
     print(f'{args.src}: {weights}')
     print(f'{args.dst}: {len(weights.state_dict)} tensors in the names of '

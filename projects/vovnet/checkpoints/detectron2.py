@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .dialect import Normalization
-from .match import load_whole
+from .images import remember
+from .match import is_detectron2, load_whole
 from .publish import save_weights
 from .published import DETECTRON2
 from .weights import Weights, fit, interpret, unwrap
@@ -119,6 +120,10 @@ def convert_detectron2(source: str, cfg: Config, target: str) -> Detector:
             the config normalises images or places anchors otherwise.
         OSError: If the file cannot be written; nothing of it is left.
     """
+    if 'backbone' not in cfg.get('model', {}) or \
+            cfg.get('default_scope', 'mmdet') != 'mmdet':
+        raise UserError(f'config {cfg.filename}: builds no detector of mmdet; '
+                        'give a *_d2-3x_coco.py')
     checkpoint = CheckpointLoader.load_checkpoint(source, 'cpu', 'silent')
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -143,7 +148,7 @@ def load_detectron2(model: nn.Module, checkpoint: Mapping, source: str
         UserError: As there.
     """
     tensors = unwrap(checkpoint, source)
-    if not any(key.startswith('proposal_generator.') for key in tensors):
+    if not is_detectron2(tensors):
         raise UserError(
             f'{source}: holds no detector of detectron2 (it holds '
             f'{next(iter(tensors))!r}, ...); weights of a backbone go into '
@@ -162,7 +167,7 @@ def load_detectron2(model: nn.Module, checkpoint: Mapping, source: str
             left_out.append(key)
         else:
             renamed[key] = _rename(key, min(levels, default=0), source)
-    _check_pixels(model, tensors, source)
+    pixels = _check_pixels(model, tensors, source)
     for key in filter(_ANCHORS.fullmatch, compared):
         _check_anchors(model, key, tensors[key], source)
     state = {f'backbone.{key}': value for key, value in fit(
@@ -174,6 +179,7 @@ def load_detectron2(model: nn.Module, checkpoint: Mapping, source: str
         state[name] = (value.reshape(()) if shapes.get(name) == ()
                        and value.numel() == 1 else value)
     load_whole(model, state, source)
+    remember(model.backbone, source, pixels)
     return Detector(weights, renamed, compared, left_out)
 
 
@@ -188,17 +194,20 @@ def _rename(key: str, first_level: int, source: str) -> str:
 
 
 def _check_pixels(model: nn.Module, tensors: Mapping[str, Tensor],
-                  source: str) -> None:
+                  source: str) -> Normalization:
     """The config must normalise images as the file was trained."""
-    mean, std = (tuple(tensors[key].flatten().tolist()) if key in tensors
-                 else default for key, default in zip(_PIXELS, DETECTRON2))
+    mean, std = (
+        tuple(round(value, 4) for value in tensors[key].flatten().tolist())
+        if key in tensors else default
+        for key, default in zip(_PIXELS, DETECTRON2))
+    trained = Normalization(mean, std, bgr=True)
     own = model.data_preprocessor
     given = torch.stack([own.mean.flatten(), own.std.flatten()])
     if own._channel_conversion or not torch.allclose(
             given, torch.tensor([mean, std]), atol=1e-3):
-        raise UserError(
-            f'{source}: was trained with '
-            f'{Normalization(mean, std, bgr=True)}; set it in the config')
+        raise UserError(f'{source}: was trained with {trained}; set it in '
+                        'the config')
+    return trained
 
 
 def _check_anchors(model: nn.Module, key: str, anchors: Tensor,

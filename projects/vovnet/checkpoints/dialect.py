@@ -31,13 +31,15 @@ class Normalization(NamedTuple):
     bgr: bool
 
     @classmethod
-    def of(cls, cfg: Mapping) -> 'Normalization':
+    def of(cls, cfg: Mapping, name: str = 'data_preprocessor'
+           ) -> 'Normalization':
         """Read a config of mmdet's ``DetDataPreprocessor``.
 
         Args:
             cfg: Has ``mean`` and ``std`` and, if images are turned from BGR,
                 in which mmcv reads them, to RGB, ``bgr_to_rgb=True``
                 (mmpretrain's name for it is ``to_rgb``).
+            name: What it is called, for the message of an error.
 
         Raises:
             UserError: Unless mean and std have as many numbers.
@@ -47,8 +49,8 @@ class Normalization(NamedTuple):
                      for key in ('mean', 'std'))
         if not mean or len(mean) != len(std):
             raise UserError(
-                f'data_preprocessor={given or cfg}: needs mean and std, a '
-                'number for each channel, and bgr_to_rgb where it is True')
+                f'{name}={given or cfg}: needs mean and std, a number for '
+                'each channel, and bgr_to_rgb where it is True')
         return cls(mean, std, not (
             given.get('bgr_to_rgb') or given.get('to_rgb')))
 

@@ -57,7 +57,7 @@ def fetch(url: str, checksum: str = '', folder: str | None = None,
     """
     folder = folder or os.path.join(torch.hub.get_dir(), 'checkpoints')
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, _cache_name(url))
+    path = os.path.join(folder, cache_name(url))
     with FileLock(f'{path}.lock'):
         if os.path.exists(path):
             if not _wrong(path, checksum):
@@ -72,10 +72,11 @@ def fetch(url: str, checksum: str = '', folder: str | None = None,
     return path
 
 
-def _cache_name(url: str) -> str:
-    """The file's name; addresses that share one are kept apart.
+def cache_name(url: str) -> str:
+    """How a file is called in the cache.
 
-    As torch.hub has it where the name ends with a hash.
+    Addresses that share a name are kept apart; where the name ends with a
+    hash it is torch.hub's.
     """
     name = os.path.basename(unquote(urlparse(url).path)) or 'checkpoint'
     stem, ending = os.path.splitext(name)

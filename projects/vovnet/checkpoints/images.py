@@ -22,16 +22,25 @@ class Origin(NamedTuple):
     Attributes:
         source: The file, for the message of an error.
         normalization: Of the images that they want.
+        foldable: Whether ``init_cfg`` loaded them, which can fold another
+            normalisation into them.
     """
     source: str
     normalization: Normalization
+    foldable: bool = False
 
 
-def remember(module: VoVNet, source: str, normalization: Normalization | None
-             ) -> None:
+def remember(module: VoVNet, source: str, normalization: Normalization | None,
+             foldable: bool = False) -> None:
     """Note at a backbone how its weights want the images, or that nobody
     knows."""
-    module.origin = normalization and Origin(source, normalization)
+    module.origin = normalization and Origin(source, normalization, foldable)
+
+
+def wanted_images(module: VoVNet) -> Normalization | None:
+    """How a backbone's weights want the images; None if nobody knows."""
+    origin = getattr(module, 'origin', None)
+    return origin and origin.normalization
 
 
 def check_images(model: nn.Module) -> None:
@@ -44,26 +53,54 @@ def check_images(model: nn.Module) -> None:
     Raises:
         UserError: If they differ: the outputs would be wrong without a sign.
     """
-    preprocessors = [m for m in model.modules()
-                     if getattr(m, '_enable_normalize', False)]
-    for module in model.modules():
-        origin = getattr(module, 'origin', None)
-        if not isinstance(module, VoVNet) or not origin:
-            continue
-        for preprocessor in preprocessors:
-            _compare(origin, preprocessor)
+    for module in _backbones(model):
+        if wanted_images(module):
+            for preprocessor in _preprocessors(model):
+                _compare(module.origin, preprocessor)
+
+
+def adopt_images(model: nn.Module) -> None:
+    """Note at a model's backbones that they are trained on its images.
+
+    Their checkpoints then say so.
+
+    Args:
+        model: As for :func:`check_images`. Where its preprocessors differ
+            among themselves, nothing is noted.
+    """
+    given = {_normalization(module) for module in _preprocessors(model)}
+    for module in _backbones(model):
+        if len(given) == 1:
+            remember(module, 'the training', *given)
+
+
+def _backbones(model: nn.Module) -> list[VoVNet]:
+    return [m for m in model.modules() if isinstance(m, VoVNet)]
+
+
+def _preprocessors(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules()
+            if getattr(m, '_enable_normalize', False)]
 
 
 def _compare(origin: Origin, preprocessor: nn.Module) -> None:
     wanted, given = origin.normalization, _normalization(preprocessor)
     if wanted.agrees(given):
         return
-    fold = ('fold the difference into the stem with init_cfg=dict(..., '
-            f'{given})' if same_means(wanted, given) else
-            'take other weights (another mean cannot be folded into the stem)')
+    ways = ['set the former in the model']
+    if not same_means(wanted, given):
+        ways.append('take other weights (another mean cannot be folded into '
+                    'the stem)')
+    elif origin.foldable:
+        ways.append('fold the difference into the stem with init_cfg='
+                    f'dict(..., {given})')
+    if origin.foldable:
+        ways.append('correct what is known of the weights with init_cfg='
+                    'dict(..., trained_with=dict(mean=..., std=..., '
+                    'bgr_to_rgb=...))')
     text = (f'VoVNet: {origin.source}: wants {wanted}, the model has {given}; '
-            f'set the former in the model, or {fold}, or, if you know better, '
-            'say init_cfg=dict(..., data_preprocessor=False)')
+            f'{", or ".join(ways)}, or, to go on all the same, set '
+            'check_images=False in the config')
     raise UserError(text.replace('bgr_to_rgb', 'to_rgb')
                     if hasattr(preprocessor, 'to_rgb') else text)
 

@@ -5,6 +5,7 @@ checkpoint of another model leaves random weights in place and the evaluation
 goes on; here the comparison is made before, and has a verdict.
 """
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models import VoVNet
 from .schemes import own_names
+from .weights import innermost, named_tensors
 
 
 class Match(NamedTuple):
@@ -58,21 +60,39 @@ def get_state_dict(checkpoint: Any, name: str = 'checkpoint'
     Returns:
         dict[str, Tensor]: ``checkpoint['state_dict']``, or the checkpoint
         itself if it has none; a leading ``module.`` is taken off the names.
+        What modules have saved beside their tensors comes along.
 
     Raises:
-        UserError: If there are no named tensors.
+        UserError: If there are no named tensors, or they are of a detector of
+            detectron2.
     """
+    if is_detectron2(named_tensors(innermost(checkpoint))):
+        raise UserError(
+            f'{name}: is a detector of detectron2; convert it with '
+            'tools/model_converters/detectron2_to_mmdet.py SRC CONFIG DST')
     found = checkpoint
     if isinstance(found, Mapping):
         found = found.get('state_dict', found)
-    if not isinstance(found, Mapping) or not any(
-            isinstance(value, Tensor) for value in found.values()):
+    tensors = named_tensors(found)
+    if not tensors:
         holds = (', '.join(map(str, list(found)[:5]))
                  if isinstance(found, Mapping) else type(found).__name__)
         raise UserError(f'{name}: no weights under "state_dict" or at the top '
                         f'(it holds: {holds}); convert the file first')
-    return {re.sub(r'^module\.', '', key): value
-            for key, value in found.items() if isinstance(value, Tensor)}
+
+    def bare(names: Mapping) -> OrderedDict:
+        return OrderedDict((re.sub(r'^module(\.|$)', '', key), value)
+                           for key, value in names.items())
+
+    state = bare(tensors)
+    if hasattr(found, '_metadata'):
+        state._metadata = bare(found._metadata)
+    return state
+
+
+def is_detectron2(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are named as those of a detector of detectron2."""
+    return any(key.startswith('proposal_generator.') for key in tensors)
 
 
 def match(model: nn.Module, weights: Mapping[str, Tensor]) -> Match:

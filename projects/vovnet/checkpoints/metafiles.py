@@ -7,42 +7,18 @@ what a config of this project says in place of its address (``timm://NAME``).
 """
 import difflib
 import os
+from pathlib import Path
 
 import yaml
 
 from ..errors import UserError
-from .download import fetch
 from .published import PUBLISHED, Published
-from .safe_load import load_download
-from .timm_hub import copy_from_timm, load_from_timm, timm_file
 
-
-def download_weights(name: str, index: str, folder: str | None = None
-                     ) -> tuple[Published, str]:
-    """Fetch weights by name.
-
-    Args:
-        name: As for :func:`find_weights`.
-        index: As there.
-        folder: Where to put the file; by default the cache of its kind.
-
-    Returns:
-        tuple[Published, str]: What is known of it, and its path.
-
-    Raises:
-        UserError: As :func:`find_weights` and
-            :func:`~vovnet.checkpoints.fetch` do.
-    """
-    entry = find_weights(name, index)
-    if not entry.url.startswith('timm://'):
-        path = fetch(entry.url, entry.checksum, folder)
-        load_download(path, entry.url)  # where no checksum has told
-        return entry, path
-    model = entry.url.removeprefix('timm://')
-    if folder:
-        return entry, copy_from_timm(model, folder)
-    load_from_timm(entry.url)  # refuses what is damaged
-    return entry, timm_file(model)
+_PACKAGE = Path(__file__).parents[1]
+# Of the checkout, or installed for mim.
+INDEX = next((str(path) for path in (
+    _PACKAGE.parents[1] / 'model-index.yml',
+    _PACKAGE / '.mim' / 'model-index.yml') if path.is_file()), '')
 
 
 def find_weights(name: str, index: str) -> Published:
@@ -65,6 +41,21 @@ def find_weights(name: str, index: str) -> Published:
         raise UserError(f'{name}: no weights of this name; the nearest are '
                         f'{", ".join(near[:3])} (--list shows all)')
     return known[name]
+
+
+def checksum_of(url: str) -> str:
+    """What is known of a file by its address, whoever asks for it.
+
+    Args:
+        url: As in :data:`~vovnet.checkpoints.published.PUBLISHED`, or as
+            ``Weights`` in a metafile of this project.
+
+    Returns:
+        str: As for :func:`~vovnet.checkpoints.fetch`; empty if unknown.
+    """
+    known = [*PUBLISHED.values(), *read_metafiles(INDEX).values()]
+    return next((entry.checksum for entry in known
+                 if entry.url == url and entry.checksum), '')
 
 
 def read_metafiles(index: str) -> dict[str, Published]:

@@ -18,7 +18,7 @@ from .dialect import Dialect, Normalization, fold_normalization, structure
 from .images import remember
 from .match import match
 from .schemes import detect
-from .weights import fit, interpret, read_weights
+from .weights import fit, interpret, read_weights, spoken_by
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -38,16 +38,20 @@ class PretrainedVoVNet:
             is given, and the weights were trained with another std or order
             of channels, the difference is folded into the first convolution.
             Without it :func:`~vovnet.checkpoints.check_images` refuses such a
-            difference; False lets it pass.
+            difference.
+        trained_with: How the images of the weights were normalised (mean,
+            std, bgr_to_rgb), where the file does not tell, or tells wrong.
     """
 
     def __init__(self, checkpoint: str, prefix: str | None = None,
                  map_location: Any = 'cpu',
-                 data_preprocessor: Mapping | bool | None = None) -> None:
+                 data_preprocessor: Mapping | None = None,
+                 trained_with: Mapping | None = None) -> None:
         self.checkpoint = checkpoint
         self.prefix = prefix
         self.map_location = map_location
         self.data_preprocessor = data_preprocessor
+        self.trained_with = trained_with
 
     def __call__(self, module: VoVNet) -> None:
         """Load the weights and say what of them was used.
@@ -63,16 +67,19 @@ class PretrainedVoVNet:
         logger = MMLogger.get_current_instance()
         try:
             weights = read_weights(source, self.prefix, self.map_location)
+            if self.trained_with is not None:
+                weights = weights._replace(dialect=weights.dialect._replace(
+                    normalization=Normalization.of(
+                        self.trained_with, 'trained_with')))
         except UserError as error:
             raise UserError(f'VoVNet: {error}') from error
         logger.info(f'VoVNet: {source}: {weights}')
         state = fit(module, weights.state_dict, weights.dialect, source)
         wanted = weights.dialect.normalization
-        if self.data_preprocessor:
+        if self.data_preprocessor is not None:
             state, wanted = self._fold(state, wanted)
         report = _load(module, state, source)
-        remember(module, source,
-                 None if self.data_preprocessor is False else wanted)
+        remember(module, source, wanted, foldable=True)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, report)
 
@@ -83,7 +90,8 @@ class PretrainedVoVNet:
             raise UserError(
                 f'VoVNet: {self.checkpoint}: nothing says how the images were '
                 'normalised, so that data_preprocessor cannot be folded in; '
-                'take it out of init_cfg and normalise as the weights want')
+                'say so in init_cfg, as trained_with=dict(mean=..., std=..., '
+                'bgr_to_rgb=...)')
         try:
             given = Normalization.of(self.data_preprocessor)
             return fold_normalization(state, trained, given), given
@@ -122,6 +130,19 @@ def _load(module: VoVNet, state: Mapping[str, Tensor], source: str) -> str:
     else:
         logger.info(report)
     return report
+
+
+@FUNCTIONS.register_module()
+def dialect_of_vovnet(module: VoVNet) -> dict[str, Any]:
+    """What a backbone saves beside its tensors.
+
+    Args:
+        module: The backbone.
+
+    Returns:
+        dict[str, Any]: As :class:`~vovnet.checkpoints.Dialect` reads it.
+    """
+    return spoken_by(module).to_dict()
 
 
 @FUNCTIONS.register_module()

@@ -6,6 +6,7 @@ the ending, which torch.hub and mim check.
 """
 import hashlib
 import io
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..errors import UserError
 from .classifier import to_classifier
 from .match import get_state_dict
-from .safe_load import load_file
+from .safe_load import NOTE, load_file
 from .weights import Weights, read_weights, to_scheme
 from .whole_file import WholeFileBackend
 
@@ -26,8 +27,9 @@ TARGETS = dict(
     mmengine=('mmengine', ''), mmpretrain=('mmengine', 'backbone.'),
     timm=('timm', ''), authors=('authors', ''),
     detectron2=('authors', 'backbone.bottom_up.'),
-    mmdet3d=('authors', 'img_backbone.'), pytorchcv=('pytorchcv', ''),
-    **{'vision-toolbox': ('vision-toolbox', '')})
+    mmdet3d=('authors', 'img_backbone.'),
+    **{name: (name, '') for name in (
+        'pytorchcv', 'vision-toolbox', 'vision-toolbox-2022')})
 
 
 def publish(source: str, target: str) -> str:
@@ -58,7 +60,7 @@ def publish(source: str, target: str) -> str:
 
 
 def convert(source: str, target: str, to: str = 'mmengine',
-            prefix: str | None = None) -> Weights:
+            prefix: str | None = None, images: str | None = None) -> Weights:
     """Write a VoVNet's weights in the names of a library.
 
     Args:
@@ -68,19 +70,20 @@ def convert(source: str, target: str, to: str = 'mmengine',
             state dict, as those libraries expect.
         to: A key of :data:`TARGETS`; 'mmpretrain' gives a whole classifier.
         prefix: As for ``read_weights``.
+        images: As for :func:`~vovnet.checkpoints.to_scheme`.
 
     Returns:
         Weights: What was read.
 
     Raises:
         UserError: If the source cannot be read, or the library's network
-            computes something else.
+            computes something else or takes other images.
         OSError: If the file cannot be written; nothing of it is left.
     """
     weights = read_weights(source, prefix)
     try:
         state = (to_classifier(weights) if to == 'mmpretrain' else
-                 to_scheme(weights, *TARGETS[to]))
+                 to_scheme(weights, *TARGETS[to], images))
     except UserError as error:
         raise UserError(f'{source}: {error}') from error
     ours = TARGETS[to][0] == 'mmengine'
@@ -96,17 +99,19 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str,
 
     Args:
         state_dict: Tensors by name.
-        path: The new file. ``.safetensors`` gives that format, which holds
-            nothing but tensors; anything else torch's.
+        path: The new file. ``.safetensors`` gives that format, anything else
+            torch's.
         meta: Put beside the weights, as ``{meta, state_dict}``; without it
-            torch's file is the bare state dict.
+            the file is the bare state dict.
 
     Raises:
         OSError: If the file cannot be written; nothing of it is left.
     """
     if path.endswith('.safetensors'):
         from safetensors.torch import save
-        content = save({k: v.contiguous() for k, v in state_dict.items()})
+        note = {} if meta is None else {
+            NOTE: json.dumps([meta, getattr(state_dict, '_metadata', {})])}
+        content = save(dict(_compact(state_dict)), {'format': 'pt', **note})
     elif meta is None:
         content = _bytes(state_dict)
     else:

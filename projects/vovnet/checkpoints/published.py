@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlparse
 
 from .dialect import Normalization
+from .download import cache_name
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 IMAGENET = Normalization(_MEAN, _STD, bgr=False)
@@ -61,6 +62,8 @@ def _short(file: str) -> str:
 
 _GITHUB = 'https://github.com/'
 _CV = _GITHUB + 'osmr/imgclsmob/releases/download/{}'
+_VISION_TOOLBOX = (
+    _GITHUB + 'gau-nernst/vision-toolbox/releases/download/v0.0.1/{}')
 _DROPBOX = 'https://www.dropbox.com/s/{}?dl=1'
 _DL_DROPBOX = 'https://dl.dropbox.com/s/{}?dl=1'
 _NO_LICENCE = 'not stated'
@@ -80,13 +83,17 @@ PUBLISHED = {
              'v0.0.505/vovnet57-0518-c080e471.pth.zip',
              checksum='sha1:c080e47169a176043f298b1e909ddd8776d5aa76'),
     # The digits in the names are presumably of SHA-256, but nobody says so.
-    **_files('vision-toolbox',
-             _GITHUB + 'gau-nernst/vision-toolbox/releases/download/v0.0.1/{}',
-             _NO_LICENCE, None,
+    # Two generations of files: their names for the norms differ.
+    **_files('vision-toolbox', _VISION_TOOLBOX, _NO_LICENCE, None,
              'vovnet27_slim-dd43306a.pth', 'vovnet39-4c79d629.pth',
              'vovnet57-ecb9cc34.pth', 'vovnet19_slim_ese-f8075640.pth',
              'vovnet19_ese-a077657e.pth', 'vovnet39_ese-9ce81b0d.pth',
              'vovnet57_ese-ae1a7f89.pth', 'vovnet99_ese-713f3062.pth'),
+    **_files('vision-toolbox-2022', _VISION_TOOLBOX, _NO_LICENCE, None,
+             'vovnet27_slim-79617b9c.pth', 'vovnet39-ced4435d.pth',
+             'vovnet57-9929476e.pth', 'vovnet19_slim_ese-446e2ae9.pth',
+             'vovnet19_ese-4410fc5f.pth', 'vovnet39_ese-b73bdbe9.pth',
+             'vovnet57_ese-630a88d1.pth', 'vovnet99_ese-56fd52f5.pth'),
     **_files('authors', _DL_DROPBOX, _NO_LICENCE, IMAGENET,
              '1lnzsgnixd8gjra/vovnet39_torchvision.pth',
              '6bfu9gstbwfw31m/vovnet57_torchvision.pth'),
@@ -121,15 +128,13 @@ PUBLISHED = {
              checksum='e2191752'),
 }
 
-CHECKSUMS = {entry.url: entry.checksum for entry in PUBLISHED.values()}
-
 
 def normalization(source: str, scheme: str, prefix: str, arch: str | dict,
                   ese: str | None) -> Normalization | None:
     """How the images were normalised that weights were trained on.
 
-    By the file's name where it is one of :data:`PUBLISHED`, else by what
-    those who use its scheme do.
+    By the file's name where it is one of :data:`PUBLISHED`, as its address
+    or the cache has it, else by what those who use its scheme do.
 
     Args:
         source: Path or address of the file.
@@ -145,8 +150,15 @@ def normalization(source: str, scheme: str, prefix: str, arch: str | dict,
     """
     name = _file_name(source)
     for entry in PUBLISHED.values():
-        if entry.normalization and _file_name(entry.url) == name:
+        if entry.normalization and name in (
+                _file_name(entry.url), cache_name(entry.url)):
             return entry.normalization
+    return customary(scheme, prefix, arch, ese)
+
+
+def customary(scheme: str, prefix: str, arch: str | dict, ese: str | None
+              ) -> Normalization | None:
+    """How those who use a scheme normalise; see :func:`normalization`."""
     if scheme == 'timm':
         return HALF if arch == 'V2-57' else IMAGENET
     if scheme == 'pytorchcv':

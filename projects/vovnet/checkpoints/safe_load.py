@@ -22,9 +22,11 @@ the scheme:
 unpickling.
 """
 import errno
+import json
 import os
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -38,8 +40,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..errors import UserError
 from .download import fetch, not_weights, unwrapped
+from .metafiles import checksum_of
 from .pickled import examine
-from .published import CHECKSUMS
 
 
 class _History(HistoryBuffer):
@@ -115,8 +117,7 @@ def load_file(path: str | os.PathLike, map_location: Any = None,
         raise UserError(f'checkpoint {path}: no such file; check the path')
     with _plainly(path, name or path):
         if _is_safetensors(path):
-            import safetensors.torch
-            return safetensors.torch.load_file(path, map_location or 'cpu')
+            return _load_safetensors(path, map_location or 'cpu')
         return torch.load(unwrapped(path), weights_only=True,
                           map_location=map_location or 'cpu')
 
@@ -127,6 +128,21 @@ def _is_safetensors(path: str) -> bool:
         head = file.read(9)
     return head[8:] == b'{' and \
         int.from_bytes(head[:8], 'little') < os.path.getsize(path)
+
+
+NOTE = 'mmengine'  # in a safetensors file's metadata, what else was saved
+
+
+def _load_safetensors(path: str, device: Any) -> dict:
+    import safetensors.torch
+    tensors = safetensors.torch.load_file(path, device)
+    with safetensors.safe_open(path, 'pt') as file:
+        note = (file.metadata() or {}).get(NOTE)
+    if note is None:
+        return tensors
+    state = OrderedDict(tensors)
+    meta, state._metadata = json.loads(note)
+    return dict(meta=meta, state_dict=state)
 
 
 # What torch says besides refusing a file, which is enough.
@@ -185,10 +201,11 @@ def _load_url(url: str, model_dir: str | None = None, map_location: Any = None,
               progress: bool = True) -> Any:
     """``torch.hub.load_state_dict_from_url``, but whole and only weights.
 
-    ``URL#sha256=DIGITS`` gives a checksum.
+    ``URL#sha256=DIGITS`` gives a checksum; those of published files and of
+    metafiles are known.
     """
     url, _, checksum = url.partition('#sha256=')
-    path = fetch(url, checksum or CHECKSUMS.get(url, ''), model_dir, progress)
+    path = fetch(url, checksum or checksum_of(url), model_dir, progress)
     return load_download(path, url, map_location)
 
 

@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import UserError
 from ..models import VoVNet
 from . import dialect as d
-from .dialect import Dialect
-from .published import normalization
+from .dialect import Dialect, Normalization
+from .images import wanted_images
+from .published import customary, normalization
 from .schemes import SCHEMES, detect, own_scheme, translate
 
 
@@ -94,7 +95,7 @@ def interpret(checkpoint: Any, source: str, prefix: str | None = None
         arch = d.structure(own)
     except UserError as error:
         raise UserError(f'{source}: holds {error}') from error
-    saved = _saved_dialect(checkpoint, prefix)
+    saved = _saved_dialect(innermost(checkpoint), prefix)
     spoken = Dialect.of(saved) if saved else _dialect(
         scheme, prefix, own, arch)
     ese = d.ese_of(own, arch)
@@ -115,7 +116,8 @@ def interpret(checkpoint: Any, source: str, prefix: str | None = None
 
 # Where training programs put weights, the averaged ones first. MMEngine, when
 # it averages, has the average under 'state_dict' and needs no entry.
-CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+CONTAINERS = ('state_dict_ema', 'model_ema', 'ema', 'state_dict', 'model',
+              'model_state_dict', 'module')
 
 
 def unwrap(checkpoint: Any, source: str) -> dict[str, Tensor]:
@@ -132,20 +134,37 @@ def unwrap(checkpoint: Any, source: str) -> dict[str, Tensor]:
     Raises:
         UserError: If there are none.
     """
-    found = checkpoint
-    while isinstance(found, Mapping) and (inner := [
-            found[key] for key in CONTAINERS
-            if isinstance(found.get(key), Mapping)]):
-        found = inner[0]
-    tensors = {str(key): value for key, value in found.items()
-               if isinstance(value, Tensor)} if isinstance(
-                   found, Mapping) else {}
+    found = innermost(checkpoint)
+    tensors = named_tensors(found)
     if not tensors:
         holds = (', '.join(map(str, list(found)[:5])) or 'nothing'
                  if isinstance(found, Mapping) else type(found).__name__)
         raise UserError(f'{source}: holds no named tensors (but: {holds}); '
                         'get a file of weights (a state_dict)')
     return tensors
+
+
+def innermost(found: Any) -> Any:
+    """What is in nested containers: those of known names, or the only one
+    that holds tensors."""
+    while isinstance(found, Mapping):
+        inner = [found[key] for key in CONTAINERS
+                 if found.get(key) and isinstance(found[key], Mapping)]
+        if not (inner or named_tensors(found)):
+            inner = [value for value in found.values()
+                     if named_tensors(value)]
+            inner = inner if len(inner) == 1 else []
+        if not inner:
+            break
+        found = inner[0]
+    return found
+
+
+def named_tensors(found: Any) -> dict[str, Tensor]:
+    """The tensors of a mapping by name; none of anything else."""
+    return {str(key): value for key, value in found.items()
+            if isinstance(value, Tensor)} if isinstance(
+                found, Mapping) else {}
 
 
 def _find(tensors: Mapping[str, Tensor], source: str, prefix: str | None
@@ -191,15 +210,12 @@ def _dialect(scheme: str, prefix: str, own: Mapping[str, Tensor],
     return Dialect('strided', identity, pool='ceil', eps=eps)
 
 
-def _saved_dialect(checkpoint: Any, prefix: str) -> dict | None:
+def _saved_dialect(state_dict: Mapping, prefix: str) -> dict | None:
     """What VoVNet has written beside its tensors."""
-    while isinstance(checkpoint, Mapping):
-        metadata = getattr(checkpoint, '_metadata', {})
-        for name in (prefix[:-1], prefix.removeprefix('module.')[:-1]):
-            if found := metadata.get(name, {}).get('dialect'):
-                return found
-        checkpoint = checkpoint.get('state_dict')
-    return None
+    metadata = getattr(state_dict, '_metadata', {})
+    names = prefix[:-1], prefix.removeprefix('module.')[:-1]
+    found = [metadata.get(name, {}).get('dialect') for name in names]
+    return next(filter(None, found), None)
 
 
 def fit(model: VoVNet, weights: Mapping[str, Tensor], spoken: Dialect,
@@ -227,7 +243,7 @@ def fit(model: VoVNet, weights: Mapping[str, Tensor], spoken: Dialect,
     have = d.structure(own)
     whole = d.structure(weights)
     arch = d.cut(whole, len(have.num_blocks))
-    given = Dialect.of(model.dialect)
+    given = mine = spoken_by(model)
     wanted = {}
     if not d.same_structure(arch, have):
         name = d.arch_name(whole, spoken.ese)
@@ -249,37 +265,60 @@ def fit(model: VoVNet, weights: Mapping[str, Tensor], spoken: Dialect,
             f'VoVNet: {source}: is of another network; set '
             f'{_options(wanted)} in the backbone, which has '
             f'{_options({k: has[k] for k in wanted})}')
-    eps = next((m.eps for m in model.modules()
-                if isinstance(m, _BatchNorm)), None)
-    if eps is not None and spoken.eps not in (None, eps):
-        weights = d.change_eps(weights, spoken.eps, eps)
+    if mine.eps is not None and spoken.eps not in (None, mine.eps):
+        weights = d.change_eps(weights, spoken.eps, mine.eps)
     stages = {key.split('.')[0] for key in own}
     return {key: value for key, value in weights.items()
             if not key.startswith('stage') or key.split('.')[0] in stages}
+
+
+def spoken_by(model: VoVNet) -> Dialect:
+    """What the weights of a backbone assume.
+
+    Args:
+        model: The backbone.
+
+    Returns:
+        Dialect: Its options, the eps of its batch norms, and how it wants
+        images to be normalised, where weights or a training have told.
+    """
+    eps = next((m.eps for m in model.modules()
+                if isinstance(m, _BatchNorm)), None)
+    return Dialect.of(model.dialect)._replace(
+        eps=eps, normalization=wanted_images(model))
 
 
 def _options(values: Mapping[str, Any]) -> str:
     return ', '.join(f'{k}={v!r}' for k, v in values.items())
 
 
-def to_scheme(weights: Weights, scheme: str, prefix: str = ''
-              ) -> 'OrderedDict[str, Tensor]':
+def to_scheme(weights: Weights, scheme: str, prefix: str = '',
+              images: str | None = None) -> 'OrderedDict[str, Tensor]':
     """Name weights as another library does.
 
     Args:
         weights: What :func:`read_weights` returned.
         scheme: A key of :data:`~vovnet.checkpoints.schemes.SCHEMES`.
         prefix: Put before each name.
+        images: Where those who use such files normalise images otherwise
+            than the weights want: 'fold' the difference into the stem, or
+            'keep' the weights as they are.
 
     Returns:
         OrderedDict[str, Tensor]: A state dict. In this project's names it
         carries the dialect along.
 
     Raises:
-        UserError: If that library's network computes something else, or has
-            no name for a tensor.
+        UserError: If that library's network computes something else, has no
+            name for a tensor, or takes other images and nothing says what to
+            do about it.
     """
-    own = weights.state_dict
+    own, spoken = weights.state_dict, weights.dialect
+    given = customary(scheme, prefix, weights.arch, spoken.ese)
+    if images == 'fold' and not (spoken.normalization and given):
+        who = 'users of these names' if spoken.normalization else 'the weights'
+        raise UserError('--images fold: nothing says which images '
+                        f'{who} want; leave it out')
     source = own_scheme(own)
     if scheme == 'mmengine':
         state = OrderedDict((prefix + k, v) for k, v in own.items())
@@ -288,7 +327,6 @@ def to_scheme(weights: Weights, scheme: str, prefix: str = ''
         return state
     arch = d.structure(own)
     theirs = _dialect(scheme, prefix, own, arch)
-    spoken = weights.dialect
     if spoken.stem is None:
         raise UserError(
             'nothing says with which stem, residual and pool these weights '
@@ -312,8 +350,24 @@ def to_scheme(weights: Weights, scheme: str, prefix: str = ''
                 'say that')
     if spoken.eps is not None and spoken.eps != theirs.eps:
         own = d.change_eps(own, spoken.eps, theirs.eps)
+    own = _for_images(own, spoken.normalization, given, images)
     names = translate(own, source, scheme)
     if unnamed := [k for k in own if not names.get(k)]:
         raise UserError(f'{scheme} has no name for {len(unnamed)} of the '
                         f'tensors, such as {unnamed[0]!r}')
     return OrderedDict((prefix + names[k], v) for k, v in own.items())
+
+
+def _for_images(own: Mapping[str, Tensor], wanted: Normalization | None,
+                given: Normalization | None, images: str | None
+                ) -> Mapping[str, Tensor]:
+    """Weights for the images that another library's users give them."""
+    if images == 'keep' or not (wanted and given) or wanted.agrees(given):
+        return own
+    if images == 'fold':
+        return d.fold_normalization(own, wanted, given)
+    fold = ('--images fold, which puts the difference into the stem, or '
+            if d.same_means(wanted, given) else '')
+    raise UserError(
+        f'the weights want {wanted}, but files in these names are taken for '
+        f'{given}; say {fold}--images keep, and normalise as the weights want')

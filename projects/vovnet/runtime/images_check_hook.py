@@ -8,20 +8,27 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..checkpoints import check_images
+from ..checkpoints import adopt_images, check_images
 
 
 @HOOKS.register_module()
 class ImagesCheckHook(Hook):
     """Refuse images that are normalised otherwise than the weights want.
 
-    The tools register it with every run; elsewhere a config names it in
-    ``custom_hooks``.
+    What is trained is noted to want the images that it is trained on. The
+    tools register this hook with every run, and read ``check_images`` of the
+    config; elsewhere a config names it in ``custom_hooks``.
+
+    Args:
+        refuse: False lets other images pass.
     """
 
     priority = 'VERY_HIGH'
 
-    def before_train(self, runner: Runner) -> None:
+    def __init__(self, refuse: bool = True) -> None:
+        self.refuse = refuse
+
+    def before_test(self, runner: Runner) -> None:
         """Compare the model's data preprocessor with its weights.
 
         Args:
@@ -30,6 +37,17 @@ class ImagesCheckHook(Hook):
         Raises:
             UserError: As :func:`~vovnet.checkpoints.check_images` says.
         """
-        check_images(runner.model)
+        if self.refuse:
+            check_images(runner.model)
 
-    before_test = before_train
+    def before_train(self, runner: Runner) -> None:
+        """Compare, and note for the checkpoints to come what is given.
+
+        Args:
+            runner: As for :meth:`before_test`.
+
+        Raises:
+            UserError: As there.
+        """
+        self.before_test(runner)
+        adopt_images(runner.model)

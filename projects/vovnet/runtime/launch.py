@@ -453,7 +453,7 @@ def _build_runner(cfg: Config, splits: tuple, purpose: str) -> Runner:
         raise UserError(f'config {cfg.filename}: {error}') from error
     for line in oddities:
         runner.logger.warning(line)
-    runner.register_hook(ImagesCheckHook())
+    runner.register_hook(ImagesCheckHook(cfg.get('check_images', True)))
     if load_from:
         runner.register_hook(LoadCheckHook(load_from, purpose))
     return runner

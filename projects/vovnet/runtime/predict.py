@@ -25,7 +25,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from ..checkpoints import get_state_dict, load_whole
+from ..checkpoints import check_images, get_state_dict, load_whole
 from ..errors import UserError
 from ..images import find_images, output_files
 
@@ -46,8 +46,8 @@ def load_detector(cfg: Config, checkpoint: str,
         from the checkpoint or, if it has none, from the config.
 
     Raises:
-        UserError: If the checkpoint is of another model, or the device is
-            not there.
+        UserError: If the checkpoint is of another model or wants other
+            images, or the device is not there.
     """
     if 'model' not in cfg:
         raise UserError(f'config {cfg.filename}: describes no model; name a '
@@ -59,6 +59,8 @@ def load_detector(cfg: Config, checkpoint: str,
     loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
     name = f'checkpoint {checkpoint}'
     load_whole(model, get_state_dict(loaded, name), name)
+    if cfg.get('check_images', True):
+        check_images(model)
     data = cfg.test_dataloader.dataset
     meta = DATASETS.build({**data, 'lazy_init': True}).metainfo
     meta.update(loaded.get('meta', {}).get('dataset_meta', {}))

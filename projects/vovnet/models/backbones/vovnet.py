@@ -279,9 +279,10 @@ class VoVNet(BaseModule):
             of mmdet3d's VoVNetCP: 'stage2' to 'stage5'.
 
     Attributes:
-        dialect (dict): The options stem, residual, ese, pool and bottleneck,
-            which are saved with the weights (in ``_metadata`` of the state
-            dict).
+        dialect (dict): The options stem, residual, ese, pool and bottleneck.
+            They are saved with the weights (in ``_metadata`` of the state
+            dict), beside the norms' eps and, where it is known, how the
+            weights want images to be normalised.
         out_channels (tuple[int]): Channels of each output.
         strides (tuple[int]): Stride of each output, in pixels of the input.
 
@@ -462,12 +463,13 @@ class VoVNet(BaseModule):
             self.init_cfg = whole
         for cfg in files:
             known = {'type', 'checkpoint', 'prefix', 'map_location',
-                     'data_preprocessor'}
+                     'data_preprocessor', 'trained_with'}
             if not {'type', 'checkpoint'} <= cfg.keys() <= known:
                 raise ValueError(
                     "VoVNet: init_cfg=dict(type='Pretrained') takes "
-                    'checkpoint and, optionally, prefix, map_location and '
-                    f'data_preprocessor, got {", ".join(cfg)}')
+                    'checkpoint and, optionally, prefix, map_location, '
+                    'data_preprocessor and trained_with, got '
+                    f'{", ".join(cfg)}')
             WEIGHT_INITIALIZERS.build(
                 dict(cfg, type='PretrainedVoVNet'))(self)
         self._is_init = True
@@ -492,7 +494,7 @@ class VoVNet(BaseModule):
 def _save_dialect(module: VoVNet, state_dict: dict, prefix: str,
                   local_metadata: dict) -> None:
     """Save with the weights what the tensors' names do not tell."""
-    local_metadata['dialect'] = dict(module.dialect)
+    local_metadata['dialect'] = FUNCTIONS.get('dialect_of_vovnet')(module)
 
 
 def _stages(out_features: Sequence[str], out_indices: Sequence[int] | None,
