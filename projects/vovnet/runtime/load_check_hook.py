@@ -1,13 +1,17 @@
 """A verdict on every checkpoint that a runner loads.
 
-Own work on MMEngine's hook point ``after_load_checkpoint`` (mmengine 0.10.7,
-``runner/runner.py:load_checkpoint``), which is called with what was read,
-before it is put into the model.
+Own work on MMEngine's hook points (mmengine 0.10.7, ``runner/runner.py``):
+``before_run``, after which ``train`` fills a model by ``init_cfg``, and
+``after_load_checkpoint``, which is called with what was read, before it is
+put into the model.
 """
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
 
 from ..checkpoints import get_state_dict, match
 from ..datasets.check import some
@@ -31,6 +35,33 @@ class LoadCheckHook(Hook):
         self.file = file
         self.purpose = purpose
 
+    def before_run(self, runner: Runner) -> None:
+        """Do without the initial weights that the checkpoint replaces.
+
+        They may be elsewhere by now, or need a network.
+
+        Args:
+            runner: Its model is built. A part of it that the checkpoint fills
+                keeps no ``init_cfg`` of type 'Pretrained'.
+
+        Raises:
+            UserError: If the checkpoint cannot be read.
+        """
+        model = _unwrapped(runner.model)
+        parts = {name: module for name, module in model.named_modules()
+                 if _is_pretrained(getattr(module, 'init_cfg', None))}
+        if self.purpose == 'test' or not parts:
+            return
+        name = f'checkpoint {self.file}'
+        found = match(model, get_state_dict(
+            CheckpointLoader.load_checkpoint(self.file, 'cpu', 'silent'),
+            name))
+        lacking = found.missing + found.reshaped
+        for part, module in parts.items():
+            if not any(key.startswith(f'{part}.' if part else '')
+                       for key in lacking):
+                module.init_cfg = []
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint with the model.
 
@@ -49,9 +80,7 @@ class LoadCheckHook(Hook):
                 f'{name}: holds no state of training to resume (such as the '
                 "optimizer's); to start from its weights use --cfg-options "
                 f'load_from={self.file}')
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = _unwrapped(runner.model)
         found = match(model, get_state_dict(checkpoint, name))
         whole = self.purpose != 'start'
         if not found.loaded or whole and not found.complete:
@@ -85,3 +114,15 @@ class LoadCheckHook(Hook):
             raise UserError(f'{line}; give the data the same classes, in the '
                             'same order')
         runner.logger.warning(line)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def _is_pretrained(init_cfg: dict | list | None) -> bool:
+    cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
+    return any(cfg.get('type') in ('Pretrained', PretrainedInit)
+               for cfg in cfgs)

@@ -1,0 +1,69 @@
+"""init_cfg, where --resume or load_from brings the same weights anyway."""
+import pytest
+import torch
+
+from vovnet.checkpoints import load_file
+
+GONE = '''
+model['backbone']['init_cfg'] = dict(
+    type='Pretrained', checkpoint='gone/{}.pth')
+{}
+'''
+
+
+@pytest.fixture
+def config(trained, write_config, tmp_path):
+    """The trained detector's, but its first weights are gone by now."""
+
+    def write(extra=''):
+        return write_config(tmp_path / 'c.py', GONE.format('a', extra))
+
+    return write
+
+
+def error_of(run):
+    assert run.returncode == 1, run.stdout
+    assert 'Epoch(train)' not in run.stdout
+    line, = (x for x in run.stderr.splitlines() if 'error: ' in x)
+    return line
+
+
+def test_resume(config, trained, run_tool, tmp_path):
+    config("train_cfg['max_epochs'] = 2")
+    run = run_tool(tmp_path, 'tools/train.py', 'c.py', '--resume',
+                   trained[1] / 'epoch_1.pth')
+    assert run.returncode == 0, run.stderr
+    assert 'Epoch(train) [2]' in run.stdout and 'train) [1]' not in run.stdout
+
+
+def test_load_from(config, trained, run_tool, tmp_path):
+    config()
+    run = run_tool(tmp_path, 'tools/train.py', 'c.py', '--cfg-options',
+                   f'load_from={trained[1] / "epoch_1.pth"}')
+    assert run.returncode == 0, run.stderr
+    assert 'tensors loaded, 0 missing' in run.stdout
+
+
+@pytest.mark.parametrize('keep', [
+    lambda key: not key.startswith('backbone.'),
+    lambda key: not key.startswith('backbone.stage3.')])
+def test_load_from_without_the_whole_backbone(keep, config, trained, run_tool,
+                                              tmp_path):
+    """Then the rest has to come from where the config says."""
+    state = load_file(trained[1] / 'epoch_1.pth')
+    torch.save({key: value for key, value in state['state_dict'].items()
+                if keep(key)}, tmp_path / 'part.pth')
+    config("load_from = 'part.pth'")
+    line = error_of(run_tool(tmp_path, 'tools/train.py', 'c.py'))
+    assert 'gone/a.pth: no such file' in line
+
+
+def test_parts_are_judged_one_by_one(config, run_tool, trained, tmp_path):
+    """The neck's weights are missed, though the backbone's are not."""
+    state = load_file(trained[1] / 'epoch_1.pth')
+    torch.save({key: value for key, value in state['state_dict'].items()
+                if key.startswith('backbone.')}, tmp_path / 'part.pth')
+    config("load_from = 'part.pth'\nmodel['neck']['init_cfg'] = dict("
+           "type='Pretrained', checkpoint='gone/b.pth')")
+    line = error_of(run_tool(tmp_path, 'tools/train.py', 'c.py'))
+    assert 'gone/b.pth: no such file' in line
