@@ -170,12 +170,11 @@ def _system(number: int, reason: str, file: str | None) -> str | None:
         errno.ENOENT: 'check the path in the config or on the command line',
         errno.EACCES: 'check its owner and permissions',
         errno.EPERM: 'check its owner and permissions',
-        errno.EROFS: 'choose another place, for instance with --work-dir',
+        errno.EROFS: 'choose another place',
         errno.EEXIST: 'that name is taken, choose another',
         errno.ENOTDIR: 'a part of the path is a file, choose another',
         errno.EISDIR: 'a file is expected, name one',
-        **dict.fromkeys(NO_ROOM, 'make room, or choose another place, for '
-                        'instance with --work-dir')
+        **dict.fromkeys(NO_ROOM, 'make room, or choose another place')
     }
     if number not in remedies:
         return None
