@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
+    os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.deploy.optimize import optimize_for
 from vovnet.errors import one_line

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', 'projects'))
+    os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
 from vovnet.errors import one_line, require
 
 with one_line():

@@ -8,7 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.analysis import networks
 from vovnet.analysis.aggregation_weights import (

@@ -8,7 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.analysis import detection_sheet, spread
 from vovnet.datasets.check import check_datasets

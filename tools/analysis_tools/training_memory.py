@@ -9,7 +9,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # the profiler's
 import torch
 from rich.console import Console

@@ -8,7 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 from vovnet.checkpoints import PUBLISHED, download_weights, read_metafiles
 from vovnet.checkpoints.metafiles import INDEX
 from vovnet.errors import one_line

@@ -7,11 +7,11 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 from vovnet.checkpoints import update_page
 from vovnet.errors import UserError, one_line
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
+ROOT = os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..')
 
 
 def parse_args() -> argparse.Namespace:

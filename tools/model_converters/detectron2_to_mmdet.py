@@ -9,7 +9,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet  # noqa: F401 -- before mmdet
 from vovnet.checkpoints import convert_detectron2
 from vovnet.errors import one_line

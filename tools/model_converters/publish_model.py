@@ -8,7 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), '..', '..', 'projects'))
+    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet.runtime  # noqa: F401  # registers whole files
 from vovnet.checkpoints import publish
 from vovnet.errors import one_line
