@@ -37,6 +37,7 @@ class EditableWheel(editable_wheel):
     """
 
     def run(self):
+        """Build the wheel, with the package first among the names."""
         self._ensure_dist_info()
         names = Path(self.dist_info_dir, 'top_level.txt')
         package = Path(__file__).resolve().parent / 'projects' / 'vovnet'

@@ -1,4 +1,4 @@
-"""Operators are there however Python was started.
+"""What an installation brings: operators, configs and tools.
 
 The package is installed into a fresh environment that borrows this one's
 other packages, and everything is asked of that environment's Python, which
@@ -9,9 +9,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from zipfile import ZipFile
 
+import modelindex
 import pytest
+import yaml
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+import vovnet
 
 ROOT = Path(__file__).parents[2]
 HOOK = 'vovnet_mmcv_ext'
@@ -39,12 +47,14 @@ def installed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     checkout = folder / 'checkout'
     checkout.mkdir()
-    for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'LICENSE'):
+    for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'LICENSE',
+                 'model-index.yml'):
         shutil.copy(ROOT / name, checkout)
     (checkout / 'README.md').touch()
-    shutil.copytree(
-        ROOT / 'projects', checkout / 'projects',
-        ignore=shutil.ignore_patterns('__pycache__', '*.egg-info'))
+    for name in ('projects', 'configs', 'tools'):
+        shutil.copytree(
+            ROOT / name, checkout / name, symlinks=True,
+            ignore=shutil.ignore_patterns('__pycache__', '*.egg-info'))
     run(sys.executable, '-m', 'venv', '--without-pip', folder / 'venv')
     python = folder / 'venv' / 'bin' / 'python'
     site = Path(run(python, '-c',
@@ -57,6 +67,94 @@ def installed(request, tmp_path_factory):
         '--no-build-isolation',
         *['-e'] * (request.param == 'editable'), checkout)
     return python, site, checkout
+
+
+def files(root):
+    """What the files below a folder hold."""
+    return {str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob('*')
+            if path.is_file() and '__pycache__' not in path.parts}
+
+
+def test_mim_finds_everything(installed, tmp_path):
+    python, site, checkout = installed
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'from mmengine.hub import get_config\n'
+        'from mmengine.utils import get_installed_path\n'
+        'print(get_installed_path("vovnet"))  # mim has the same function\n'
+        'import vovnet\n'
+        'print(get_config("vovnet::cifar/osa-5-43_shapes.py").filename)\n')
+    package, config = map(Path, run(python, '-W', 'ignore', script,
+                                    cwd=tmp_path).splitlines())
+    mim = package / '.mim'
+    assert config == mim / 'configs/cifar/osa-5-43_shapes.py'
+    assert files(mim / 'configs') == files(checkout / 'configs')
+    tools = files(checkout / 'tools')
+    if package == site / 'vovnet':
+        for name in ('misc/setup_env.py', 'misc/make_model_zoo.py'):
+            del tools[name]  # they are about the checkout
+    else:
+        # In place: what is changed here is changed there.
+        assert package == checkout / 'projects/vovnet'
+        assert (mim / 'configs').resolve() == checkout / 'configs'
+    assert files(mim / 'tools') == tools
+
+    # mim's own reader leaves out what it cannot read.
+    index = modelindex.load(str(mim / 'model-index.yml'))
+    wanted = [model['Config'] for path in checkout.glob('configs/*/*.yml')
+              for model in yaml.safe_load(path.read_text())['Models']]
+    assert sorted(model.config for model in index.models) == sorted(wanted)
+    assert all((mim / path).is_file() for path in wanted)
+
+    # A tool from there, and a config of one's own on one from there.
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = 'vovnet::retinanet/retinanet_vovnet-39_fpn_1x_coco.py'\n"
+        "model = dict(backbone=dict(arch='V1-57'))\n")
+    out = run(python, mim / 'tools/misc/print_config.py', 'mine.py',
+              cwd=tmp_path)
+    assert "arch='V1-57'" in out
+    assert "type='RetinaNet'" in out
+
+
+@pytest.mark.parametrize('installed', ['wheel'], indirect=True)
+def test_source_distribution_makes_the_same_wheel(installed, tmp_path):
+    _, site, checkout = installed
+    run(sys.executable, 'setup.py', 'sdist', '-d', tmp_path, cwd=checkout)
+    source, = tmp_path.glob('*.tar.gz')
+    with tarfile.open(source) as archive:
+        assert not any(m.issym() or m.islnk() for m in archive.getmembers())
+    run(sys.executable, '-m', 'pip', 'wheel', '--no-index', '--no-deps',
+        '--no-build-isolation', '-w', tmp_path, source)
+    wheel, = tmp_path.glob('*.whl')
+    with ZipFile(wheel) as archive:
+        held = {name.removeprefix('vovnet/'): archive.read(name)
+                for name in archive.namelist() if name.startswith('vovnet/')}
+    assert held == files(site / 'vovnet')
+
+
+@pytest.mark.parametrize('name', [
+    'cifar/osa-5-43_1xb64_cifar10.py',  # a classifier
+    'dsod/dsod300_vovnet-27-slim_voc0712.py',  # nothing from mmdet's bases
+    'faster_rcnn/faster-rcnn_vovnetv2-39_fpn_1x_coco.py',
+])
+def test_base_is_as_by_a_relative_path(name, tmp_path):
+    """In which scope it is built, above all."""
+    config = tmp_path / 'mine.py'
+    config.write_text(f"_base_ = 'vovnet::{name}'")
+    assert Config.fromfile(config).to_dict() == Config.fromfile(
+        ROOT / 'configs' / name).to_dict()
+
+
+def test_hub_finds_the_imported_package_and_its_weights():
+    name = 'faster_rcnn/faster-rcnn_vovnetv2-19_fpnlite_d2-3x_coco.py'
+    cfg = get_config(f'vovnet::{name}', pretrained=True)
+    assert cfg.filename == str(
+        Path(vovnet.__file__).parent / '.mim/configs' / name)
+    models = yaml.safe_load(
+        (ROOT / 'configs/faster_rcnn/metafile.yml').read_text())['Models']
+    assert [cfg.model_path] == [model['Weights'] for model in models
+                                if model['Config'] == f'configs/{name}']
 
 
 @pytest.mark.slow
