@@ -109,6 +109,9 @@ def test_mim_finds_everything(installed, tmp_path):
               cwd=tmp_path)
     assert "arch='V1-57'" in out
     assert "type='RetinaNet'" in out
+    own = 'configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py'
+    out = run(python, mim / 'tools/misc/print_config.py', own, cwd=tmp_path)
+    assert "arch='V1-39'" in out
 
 
 @pytest.mark.parametrize('installed', ['wheel'], indirect=True)

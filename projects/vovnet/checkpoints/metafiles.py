@@ -14,11 +14,7 @@ import yaml
 from ..errors import UserError
 from .published import PUBLISHED, Published
 
-_PACKAGE = Path(__file__).parents[1]
-# Of the checkout, or installed for mim.
-INDEX = next((str(path) for path in (
-    _PACKAGE.parents[1] / 'model-index.yml',
-    _PACKAGE / '.mim' / 'model-index.yml') if path.is_file()), '')
+INDEX = str(Path(__file__).parents[1] / '.mim' / 'model-index.yml')
 
 
 def find_weights(name: str, index: str) -> Published:

@@ -43,7 +43,8 @@ from .load_check_hook import LoadCheckHook
 # MMEngine 0.10 asks for it in every run, whichever setuptools is installed.
 warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
 
-_ROOT = Path(__file__).parents[3]  # of the checkout, where there is one
+# Of the checkout, where there is one, and of what is installed for mim.
+_ROOTS = Path(__file__).parents[3], Path(__file__).parents[1] / '.mim'
 
 
 class _Options(DictAction):
@@ -117,7 +118,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
 
     Args:
         path: Relative to the current directory or, where there is no such
-            file, to the root of the repository.
+            file, to the root of the repository (``configs/...``).
         options: What ``--cfg-options`` gave.
 
     Returns:
@@ -126,7 +127,8 @@ def load_config(path: str, options: dict | None = None) -> Config:
     Raises:
         UserError: If there is no such file, or it or the options are wrong.
     """
-    file = next((f for f in (Path(path), _ROOT / path) if f.is_file()), None)
+    file = next((f for f in (Path(path), *(root / path for root in _ROOTS))
+                 if f.is_file()), None)
     if file is None:
         raise UserError(f'config {path}: no such file; check the path')
     try:
