@@ -1,5 +1,6 @@
 """What is written: tensors alone, whole, and in the plainest order."""
 import os
+import re
 
 import foreign
 import pytest
@@ -91,6 +92,16 @@ def test_what_was_only_a_part_is_the_same_file(state, tmp_path):
         folder.mkdir()
         names.add(os.path.basename(written_by_publish(change(state), folder)))
     assert len(names) == 1
+
+
+@pytest.mark.parametrize('target, written', [
+    ('v.pth', r'v-[0-9a-f]{8}\.pth'), ('v.pt', r'v-[0-9a-f]{8}\.pt'),
+    ('v', r'v-[0-9a-f]{8}\.pth'), ('v.1', r'v\.1-[0-9a-f]{8}\.pth')])
+def test_names_of_published_files(target, written, state, tmp_path):
+    torch.save(state, tmp_path / 'a.pth')
+    path = publish(str(tmp_path / 'a.pth'), str(tmp_path / target))
+    assert re.fullmatch(written, os.path.basename(path))
+    assert os.path.isfile(path)
 
 
 def test_own_names_say_what_the_weights_assume(state, tmp_path):

@@ -23,6 +23,7 @@ from vovnet.checkpoints import (
     download,
     download_weights,
     interpret,
+    to_scheme,
 )
 from vovnet.errors import UserError
 
@@ -235,6 +236,48 @@ def test_options_of_a_library(library, prefix, options):
         options, bottleneck=False, normalization=None)
     version = 'V1' if options['ese'] == 'none' else 'V2'
     assert (found.arch, found.prefix) == (f'{version}-39', prefix)
+
+
+def test_one_block_a_stage():
+    """Its last block is all there is: nothing needs to be said of eSE."""
+    for library in (foreign.AUTHORS, foreign.TIMM):
+        found = interpret(shapes('19-slim-dw', library), 'a.pth')
+        assert (found.arch, found.dialect.ese) == ('V2-19-slim-dw', 'all')
+
+
+@pytest.mark.parametrize('part, value', [('weight', 0.), ('bias', 3.)])
+def test_gates_that_do_something_are_not_dropped(part, value):
+    """timm has room for those of last blocks; open are hardsigmoid(0 + 3)."""
+    torch.manual_seed(0)
+    state = random_weights(NETS['tiny'], foreign.AUTHORS)
+    for key in state:
+        if f'.ese.fc.{part}' in key:
+            state[key].fill_(value)
+    with pytest.raises(UserError, match='timm has eSE in the last block'):
+        to_scheme(interpret(state, 'a.pth'), 'timm')
+
+
+def test_channels_that_never_varied():
+    """Without eps the scale would be endless; they are their bias."""
+    torch.manual_seed(0)
+    state = random_weights(NETS['tiny'], foreign.AUTHORS)
+    for key in state:
+        if key.endswith('running_var'):
+            state[key][0] = 0
+    found = interpret({f'backbone.body.{key}': value
+                       for key, value in state.items()}, 'a.pth')
+    plain = to_scheme(found, 'authors')  # with eps
+    assert all(value.isfinite().all() for value in plain.values())
+    scale = 'stem.stem_1/norm.weight'
+    assert plain[scale][0] == state[scale][0]
+    assert not torch.equal(plain[scale], state[scale])
+
+
+def test_numbers_that_contradict_each_other():
+    state = {key.replace('OSA3_', 'OSA2_'): value for key, value in shapes(
+        'tiny', foreign.AUTHORS).items()}
+    with pytest.raises(UserError, match="tensors like 'stage3.OSA2_1"):
+        interpret(state, 'a.pth')
 
 
 @pytest.mark.parametrize('library', [

@@ -1,4 +1,4 @@
-"""The recipes of the authors and of mmdet, setting by setting.
+"""The recipes of the authors and of mmdet, setting by setting; one's own.
 
 What the authors' have was read in youngwanLEE/vovnet-detectron2@b81c813
 (configs/Base-RCNN-VoVNet-FPN.yaml), vov-net/VoVNet-Detectron@0176f70
@@ -8,6 +8,7 @@ names for it are in the comments. Everything else is compared with the configs
 that mmdet installs.
 """
 import functools
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -494,3 +495,111 @@ def test_fcos(name):
     assert (test.nms_pre, test.score_thr, test.max_per_img) == (
         1000, 0.05, 100)
     assert (test.nms.type, test.nms.iou_threshold) == ('nms', 0.6)
+
+
+# -- files that a user copies -----------------------------------------------
+
+
+def mine(template, path, **block):
+    """A copy in which every line between the rules is another."""
+    text = (CONFIGS / f'custom/{template}.py').read_text()
+    lines = ''.join(f'{name} = {value!r}\n' for name, value in block.items())
+    text, found = re.subn(r'(?s)(# -+ yours to change.*?\n).*?(\n# -{40})',
+                          rf'\g<1>{lines}\g<2>', text)
+    assert found == 1
+    path.write_text(text.replace("'../_base_", f"'{CONFIGS}/_base_"))
+    return Config.fromfile(str(path))
+
+
+ANNOTATIONS = dict(
+    coco={f'{split}_{kind}': f'{split}-{kind}'
+          for split in ('train', 'val', 'test') for kind in ('ann', 'images')},
+    voc={f'{split}_split': f'{split}-split'
+         for split in ('train', 'val', 'test')})
+SMALL = 'retinanet_vovnet-27-slim_fpn_my-'
+FINE_TUNED = 'faster-rcnn_vovnetv2-39_fpn_my-coco'
+
+
+@pytest.mark.parametrize('template, size', [
+    (f'{SMALL}coco', dict(scale=(200, 100))),
+    (f'{SMALL}voc', dict(scale=(200, 100))),
+    (FINE_TUNED, dict(scales=[(200, 60), (200, 100)], load_from='x.pth'))])
+def test_every_line_of_the_block_counts(template, size, tmp_path):
+    layout = template.rpartition('-')[2]
+    cfg = mine(template, tmp_path / 'mine.py', **ANNOTATIONS[layout],
+               data_root='root', classes=('a', 'b', 'c'), max_epochs=36,
+               batch_size=3, **size)
+    assert cfg.get('load_from') == size.get('load_from')
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        assert loader.dataset.data_root == 'root'
+        assert loader.dataset.metainfo.classes == ('a', 'b', 'c')
+        kind = 'ann' if layout == 'coco' else 'split'
+        assert loader.dataset.ann_file == f'{split}-{kind}'
+        assert loader.dataset.data_prefix == (
+            dict(img=f'{split}-images') if layout == 'coco' else
+            dict(sub_data_root=''))
+        if layout == 'coco' and split != 'train':
+            evaluator = cfg[f'{split}_evaluator']
+            assert evaluator.ann_file == f'root/{split}-ann'
+    assert cfg.train_dataloader.batch_size == 3
+    # Every box is learnt; images are tested at the largest size.
+    steps = {step.type: step for step in cfg.test_dataloader.dataset.pipeline}
+    assert steps['Resize'].scale == (200, 100)
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    if template == FINE_TUNED:
+        assert steps['RandomChoiceResize'].scales == size['scales']
+        assert cfg.param_scheduler[1].milestones == [24, 33]
+    else:
+        assert steps['RandomResize'].scale == (200, 100)
+        assert steps['RandomCrop'].crop_size == (200, 100)
+        assert cfg.param_scheduler[1].end == 36
+    assert cfg.train_cfg.max_epochs == 36
+    head = cfg.model.get('bbox_head') or cfg.model.roi_head.bbox_head
+    assert head.num_classes == 3
+
+
+def test_every_line_of_the_block_of_a_classifier_counts(tmp_path):
+    cfg = mine('classifier_vovnet-27-slim_my-images', tmp_path / 'mine.py',
+               data_root='root', train_images='train-images',
+               val_images='val-images', test_images='test-images',
+               num_classes=7, max_epochs=36, batch_size=3, num_workers=0,
+               size=224)
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        assert (loader.dataset.data_root, loader.dataset.data_prefix) == (
+            'root', f'{split}-images')
+        assert (loader.batch_size, loader.num_workers,
+                loader.persistent_workers) == (3, 0, False)
+        kinds = {step.type: step for step in loader.dataset.pipeline}
+        if split == 'train':
+            assert kinds['RandomResizedCrop'].scale == 224
+        else:  # as ImageNet is tested
+            assert kinds['ResizeEdge'].scale == 256
+            assert kinds['CenterCrop'].crop_size == 224
+    assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == 7
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == 36
+
+
+def test_arithmetic_of_fine_tuning():
+    """A tenth after 16 and a hundredth after 22 of 24; half of what COCO's
+    0.02 for 16 images is for 4."""
+    cfg = read(f'custom/{FINE_TUNED}')
+    assert cfg['max_epochs'] == 24
+    steps = cfg['param_scheduler'][1]
+    assert (steps['milestones'], steps['gamma']) == ([16, 22], 0.1)
+    batch = cfg['train_dataloader']['batch_size']
+    assert batch == cfg['auto_scale_lr']['base_batch_size'] == 4
+    assert cfg['optim_wrapper']['optimizer']['lr'] == 0.02 / 16 * batch / 2
+
+
+def test_anchors_of_the_small_detector():
+    """Of 24 to 305 px, on strides 8 to 64."""
+    cfg = Config(read(f'custom/{SMALL}coco'))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        head = MODELS.build(cfg.model).bbox_head
+    assert [stride[0] for stride in head.prior_generator.strides] == [
+        8, 16, 32, 64]
+    sides = [((box[2] - box[0]) * (box[3] - box[1]))**0.5
+             for level in head.prior_generator.base_anchors for box in level]
+    assert round(float(min(sides))) == 24 and round(float(max(sides))) == 305
