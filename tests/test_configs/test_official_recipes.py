@@ -22,7 +22,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
-import vovnet  # noqa: F401
+from vovnet.checkpoints.metafiles import read_index
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 MMDET = Path(mmdet.__file__).parent / '.mim/configs'
@@ -495,6 +495,70 @@ def test_fcos(name):
     assert (test.nms_pre, test.score_thr, test.max_per_img) == (
         1000, 0.05, 100)
     assert (test.nms.type, test.nms.iou_threshold) == ('nms', 0.6)
+
+
+# -- what their authors measured --------------------------------------------
+
+# Milliseconds an image, box AP and mask AP (all, of small, medium and large
+# objects; in the paper all, AP50, AP75), and the address on Dropbox.
+FIGURES = """
+faster-rcnn_vovnetv2-19_fpnlite_d2-3x 34 38.9 24.8 41.7 49.3 u5pvmhc871ohvgw
+faster-rcnn_vovnetv2-19-dw_fpnlite_d2-3x 27 36.7 22.7 40.0 46.0 7h6zn0owumucs48
+faster-rcnn_vovnetv2-19-slim_fpnlite_d2-3x 23 35.2 21.7 37.3 44.4 \
+yao1i32zdylx279
+faster-rcnn_vovnetv2-19-slim-dw_fpnlite_d2-3x 22 32.4 19.1 34.6 41.8 \
+blpjx3iavrzkygt
+faster-rcnn_vovnetv2-19_fpn_d2-3x 40 38.9 24.9 41.5 48.8 1rfvi6vzx45z6y5
+faster-rcnn_vovnetv2-39_fpn_d2-3x 47 42.7 27.1 45.6 54.0 dkto39ececze6l4
+faster-rcnn_vovnetv2-57_fpn_d2-3x 54 43.3 27.5 46.7 55.3 c7mb1mq10eo4pzk
+faster-rcnn_vovnetv2-99_fpn_d2-3x 73 44.1 28.1 47.0 56.4 v64mknwzfpmfcdh
+mask-rcnn_vovnetv2-19_fpnlite_d2-3x \
+36 39.7 25.1 42.6 50.8 36.4 19.9 38.8 50.8 h1khv9l7quakvz0
+mask-rcnn_vovnetv2-19_fpn_d2-3x \
+44 40.1 25.4 43.0 51.0 36.6 19.7 38.7 51.2 dyeyuag5va96tqo
+mask-rcnn_vovnetv2-39_fpn_d2-3x \
+52 43.8 27.6 47.2 55.3 39.3 21.4 41.8 54.6 c5o3yr6lwrb1170
+mask-rcnn_vovnetv2-57_fpn_d2-3x \
+58 44.2 28.2 47.2 56.8 39.7 21.6 42.2 55.6 aturknfroupyw92
+mask-rcnn_vovnetv2-99_fpn_d2-3x \
+76 44.9 28.5 48.1 57.7 40.3 21.7 42.8 56.6 qx45cnv718k4zmn
+faster-rcnn_vovnet-39_fpn_mb-2x 78 39.8 23.7 42.6 51.5 -
+faster-rcnn_vovnet-57_fpn_mb-2x 87 40.8 24.8 43.8 52.4 -
+faster-rcnn_vovnet-75_fpn_mb-2x 96 41.2 24.1 44.3 53.0 -
+faster-rcnn_vovnet-93_fpn_mb-2x 110 41.8 24.8 45.1 53.8 -
+mask-rcnn_vovnet-39_fpn_mb-2x 81 41.0 24.6 43.9 53.1 36.7 17.9 39.3 53.0 -
+mask-rcnn_vovnet-57_fpn_mb-2x 90 42.0 25.1 44.9 53.8 37.5 18.3 39.8 54.3 -
+mask-rcnn_vovnet-75_fpn_mb-2x 106 42.4 26.0 45.5 54.8 37.7 18.9 40.4 54.9 -
+mask-rcnn_vovnet-93_fpn_mb-2x 114 42.7 24.9 45.8 55.3 38.0 17.7 40.9 55.2 -
+mask-rcnn_r50_fpn_gn-scratch-3x 157 39.5 59.8 43.6 35.2 56.9 37.6 -
+mask-rcnn_r101_fpn_gn-scratch-3x 185 41.0 61.1 44.9 36.4 58.2 38.7 -
+mask-rcnn_vovnet-39_fpn_gn-scratch-3x 152 41.7 62.2 45.8 36.8 59.0 39.5 -
+mask-rcnn_vovnet-57_fpn_gn-scratch-3x 159 41.9 62.1 46.0 37.0 59.3 39.7 -
+fcos_vovnetv2-39_fpn_gn-head_d2-3x 45 43.5 28.1 47.2 54.5 -
+"""
+
+
+@functools.cache
+def zoo():
+    return {model['Name']: model for _, models in read_index(
+        str(CONFIGS.parent / 'model-index.yml')) for model in models}
+
+
+@pytest.mark.parametrize('line', FIGURES.strip().splitlines(),
+                         ids=lambda line: line.split()[0])
+def test_published_figures(line):
+    name, time, *figures, address = line.split()
+    model = zoo()[f'{name}_coco']
+    sizes = ('50', '75') if 'scratch' in name else ('s', 'm', 'l')
+    parts = ('box', 'mask') if 'mask-rcnn' in name else ('box', )
+    assert {key: value for result in model['Results']
+            for key, value in result['Metrics'].items()} == {
+        f'{part} AP{size}': float(figures.pop(0))
+        for part in parts for size in ('', *sizes)}
+    assert not figures
+    measured, = model['Metadata']['inference time (ms/im)']
+    assert measured['value'] == int(time)
+    assert address == '-' or address in model['Weights']
 
 
 # -- files that a user copies -----------------------------------------------
