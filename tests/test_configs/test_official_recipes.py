@@ -50,7 +50,7 @@ def read(name, folder=CONFIGS):
     """A config as plain containers. Not to be changed."""
     with mock.patch('mmengine.config.utils.load', load_once):
         cfg = Config.fromfile(str(folder / f'{name}.py'))
-    return cfg._cfg_dict.to_dict()
+    return cfg.to_dict()
 
 
 @functools.cache
@@ -186,7 +186,6 @@ def test_data_are_mmdets_but_for(name):
 # Which of mmdet's configs a recipe is, and what it changes.
 ALL = ('model', 'train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper',
        'param_scheduler', *DATA)
-HALF_THE_RATE = {'optim_wrapper.optimizer.lr': 0.01}
 TWINS = {
     **{name: (STOCK['faster'], {})
        for name in find('faster_rcnn/*_fpn_1x_coco.py')},
@@ -371,9 +370,9 @@ def test_what_learns(name):
     model = build(name)
     norms = {key: module for key, module in model.named_modules()
              if isinstance(module, (nn.GroupNorm, nn.BatchNorm2d))}
-    frozen = {f'{key}.{kind}' for key, module in norms.items()
+    frozen = {f'{key}.{leaf}' for key, module in norms.items()
               if isinstance(module, nn.BatchNorm2d)
-              for kind in ('weight', 'bias')}
+              for leaf in ('weight', 'bias')}
     assert {key for key, weight in model.named_parameters()
             if not weight.requires_grad} == frozen
     assert not any(module.training for module in norms.values()
@@ -576,8 +575,8 @@ def mine(template, path, **block):
 
 
 ANNOTATIONS = dict(
-    coco={f'{split}_{kind}': f'{split}-{kind}'
-          for split in ('train', 'val', 'test') for kind in ('ann', 'images')},
+    coco={f'{split}_{what}': f'{split}-{what}'
+          for split in ('train', 'val', 'test') for what in ('ann', 'images')},
     voc={f'{split}_split': f'{split}-split'
          for split in ('train', 'val', 'test')})
 SMALL = 'retinanet_vovnet-27-slim_fpn_my-'
@@ -598,8 +597,8 @@ def test_every_line_of_the_block_counts(template, size, tmp_path):
         loader = cfg[f'{split}_dataloader']
         assert loader.dataset.data_root == 'root'
         assert loader.dataset.metainfo.classes == ('a', 'b', 'c')
-        kind = 'ann' if layout == 'coco' else 'split'
-        assert loader.dataset.ann_file == f'{split}-{kind}'
+        assert loader.dataset.ann_file == (
+            f'{split}-ann' if layout == 'coco' else f'{split}-split')
         assert loader.dataset.data_prefix == (
             dict(img=f'{split}-images') if layout == 'coco' else
             dict(sub_data_root=''))
@@ -607,7 +606,7 @@ def test_every_line_of_the_block_counts(template, size, tmp_path):
             evaluator = cfg[f'{split}_evaluator']
             assert evaluator.ann_file == f'root/{split}-ann'
     assert cfg.train_dataloader.batch_size == 3
-    # Every box is learnt; images are tested at the largest size.
+    # Images are tested at the largest size of the training.
     steps = {step.type: step for step in cfg.test_dataloader.dataset.pipeline}
     assert steps['Resize'].scale == (200, 100)
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
@@ -635,12 +634,12 @@ def test_every_line_of_the_block_of_a_classifier_counts(tmp_path):
             'root', f'{split}-images')
         assert (loader.batch_size, loader.num_workers,
                 loader.persistent_workers) == (3, 0, False)
-        kinds = {step.type: step for step in loader.dataset.pipeline}
+        steps = {step.type: step for step in loader.dataset.pipeline}
         if split == 'train':
-            assert kinds['RandomResizedCrop'].scale == 224
+            assert steps['RandomResizedCrop'].scale == 224
         else:  # as ImageNet is tested
-            assert kinds['ResizeEdge'].scale == 256
-            assert kinds['CenterCrop'].crop_size == 224
+            assert steps['ResizeEdge'].scale == 256
+            assert steps['CenterCrop'].crop_size == 224
     assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == 7
     assert cfg.train_cfg.max_epochs == cfg.param_scheduler[1].end == 36
 
