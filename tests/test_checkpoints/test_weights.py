@@ -276,6 +276,7 @@ def test_normalization_is_folded(given, tmp_path):
 
 @pytest.mark.parametrize('library, given, told', [
     (foreign.TIMM, dict(BGR, bgr_to_rgb=True), 'the mean must be that of the'),
+    (foreign.TIMM, dict(BGR, mean=[103., 116.28, 123.675]), 'the mean must'),
     (foreign.TIMM, dict(mean=[1.], std=[1.]), 'the mean must be that of the'),
     (foreign.TIMM, dict(mean=[1., 2.]), 'needs mean and std'),
     (foreign.TIMM, True, 'data_preprocessor=True: needs mean and std'),
