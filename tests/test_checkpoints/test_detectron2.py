@@ -247,6 +247,19 @@ def test_later_files_have_no_constants():
     assert load_detectron2(model, state, 'd2.pth').compared == []
 
 
+@pytest.mark.parametrize('change', [
+    lambda k, v: (k, v.half()), lambda k, v: (f'module.{k}', v)])
+def test_half_precision_and_wrapped_models(change):
+    state = dict(change(*item) for item in file_of('faster').items())
+    model = build(read_config('faster'))
+    found = load_detectron2(model, dict(model=state), 'd2.pth')
+    whole = build(read_config('faster'))
+    load_detectron2(whole, file_of('faster'), 'd2.pth')
+    assert set(found.renamed.values()) >= {'rpn_head.rpn_cls.weight'}
+    for a, b in zip(model.state_dict().values(), whole.state_dict().values()):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_written_checkpoint(tmp_path):
     state = dict(file_of('faster'))
     path = tmp_path / 'faster.pth'
@@ -280,7 +293,8 @@ def test_unconverted_where_a_checkpoint_is_wanted(wrap):
 
 
 @pytest.mark.parametrize('config', [
-    'imagenet/vovnet-39_8xb32_in1k.py', '_base_/default_runtime.py'])
+    'imagenet/vovnet-39_8xb32_in1k.py', '_base_/default_runtime.py',
+    '_base_/models/faster-rcnn_vovnetv2-39_fpn_d2.py'])
 def test_configs_of_no_detector(config, tmp_path):
     torch.save(dict(file_of('faster')), tmp_path / 'd2.pth')
     cfg = Config.fromfile(str(ROOT / 'configs' / config))

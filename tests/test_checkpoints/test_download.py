@@ -272,6 +272,16 @@ def test_checksum_in_a_metafile(server, cache, weights, tmp_path, monkeypatch):
     assert kept(cache) == []
 
 
+def test_checksum_that_yaml_takes_for_a_number(tmp_path):
+    (tmp_path / 'metafile.yml').write_text(
+        'Models: [{Name: mine, Weights: "http://a/w.pth", '
+        'Metadata: {SHA256: 00112233}}]')
+    (tmp_path / 'model-index.yml').write_text('Import: [metafile.yml]')
+    with pytest.raises(UserError, match='SHA256 of mine: is read as 38043; '
+                       'put it in quotes'):
+        metafiles.read_metafiles(str(tmp_path / 'model-index.yml'))
+
+
 def test_together(server, cache, weights):
     """Processes that want the same file: one fetches, the others wait."""
     server.files['w.pth'] = weights

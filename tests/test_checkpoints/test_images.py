@@ -7,7 +7,8 @@ from mmdet.models import DetDataPreprocessor
 from mmengine.model import BaseModel
 from mmpretrain.models import ClsDataPreprocessor
 
-from vovnet.checkpoints import Normalization, check_images
+from vovnet.checkpoints import Normalization, adopt_images, check_images
+from vovnet.checkpoints.images import wanted_images
 from vovnet.errors import UserError
 from vovnet.models import VoVNet
 
@@ -125,6 +126,22 @@ def test_what_is_not_known_is_not_refused(timm, tmp_path):
     # A pipeline normalises, or nothing is loaded.
     check_images(Model(DetDataPreprocessor(), checkpoint=timm))
     check_images(Model(DetDataPreprocessor(**D2)))
+
+
+def test_what_is_trained_wants_what_it_is_trained_on(timm):
+    model = build(D2, timm)
+    adopt_images(model)
+    check_images(model)
+    assert wanted_images(model.backbone) == Normalization.of(D2)
+    # Nobody knows which of two.
+    model = build(RGB, timm)
+    model.other = DetDataPreprocessor(**D2)
+    adopt_images(model)
+    assert wanted_images(model.backbone) == Normalization.of(RGB)
+    # A pipeline normalises.
+    model = Model(DetDataPreprocessor(), checkpoint=timm)
+    adopt_images(model)
+    assert wanted_images(model.backbone) == Normalization.of(RGB)
 
 
 def test_whole_checkpoints_count_too():

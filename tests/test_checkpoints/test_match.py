@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from vovnet.checkpoints import get_state_dict, match
+from vovnet.checkpoints import get_state_dict, interpret, match, to_scheme
 from vovnet.errors import UserError
+from vovnet.models import VoVNet
 
 
 @pytest.fixture
@@ -57,3 +58,29 @@ def test_weights_are_found(model):
 def test_no_weights(checkpoint):
     with pytest.raises(UserError, match='a.pth: no weights'):
         get_state_dict(checkpoint, 'a.pth')
+
+
+def test_weights_that_only_a_backbone_takes():
+    """Where MMEngine does not look, or behind another library's prefix."""
+    weights = VoVNet('V2-19-slim-dw').state_dict()
+    theirs = to_scheme(interpret(weights, 'a'), 'authors',
+                       'backbone.bottom_up.')
+    with pytest.raises(UserError, match=(
+            r"a.pth: no weights .* \(it holds: model\); to start from the "
+            r"VoVNet that it holds behind 'backbone.bottom_up.', give it to "
+            r'the backbone as init_cfg=')):
+        get_state_dict(dict(model=theirs), 'a.pth')
+
+
+def test_gates_that_are_added_are_not_missed():
+    """timm has eSE in last blocks only; loading opens the others' gates."""
+    model = nn.ModuleDict(dict(backbone=VoVNet('V2-39')))
+    timm = to_scheme(interpret(VoVNet('V2-39', ese='last').state_dict(), 'a'),
+                     'timm', 'backbone.')
+    found = match(model, {**timm, 'head.fc.weight': torch.ones(1)})
+    assert not found.missing and not found.reshaped
+    assert found.unexpected == ['head.fc.weight']
+    assert len(found.loaded) == len(model.state_dict())
+    missed = match(model, {k: v for k, v in timm.items()
+                           if 'stages.3.blocks.0.conv_mid.4.bn.bias' not in k})
+    assert missed.missing == ['backbone.stage5.block1.layers.4.bn.bias']

@@ -106,7 +106,7 @@ def test_names_of_published_files(target, written, state, tmp_path):
 
 def test_own_names_say_what_the_weights_assume(state, tmp_path):
     torch.save(state, tmp_path / 'a.pth')
-    theirs = convert(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))
+    theirs, _ = convert(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))
     ours = read_weights(str(tmp_path / 'b.pth'))
     assert ours.scheme == 'mmengine'
     assert (ours.dialect, ours.arch) == (theirs.dialect, theirs.arch)

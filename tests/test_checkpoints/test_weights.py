@@ -142,7 +142,20 @@ def test_damaged_safetensors(authors, tmp_path):
     (lambda s: {**with_prefix(s, 'teacher.'), **with_prefix(s, 'student.')},
      "prefixes 'student.', 'teacher.'; name one"),
     (lambda s: {k: v for k, v in s.items() if 'stage5' not in k},
-     "set arch={'num_blocks': (1, 2, 2)"),
+     "not whole; get the whole file, or set arch={'num_blocks': (1, 2, 2)"),
+    (lambda s: {k: v for k, v in s.items() if 'OSA4_2' not in k},
+     "not whole; get the whole file, or set arch={'num_blocks': (1, 2, 1, 1)"),
+    (lambda s: {k: v for k, v in s.items() if 'OSA2_1_1' not in k},
+     "of which 'stage2.block1.layers.1' is missing; get the whole file"),
+    # What the backbone has no place for.
+    (lambda s: {**s, 'stem.stem_1/conv.bias': torch.ones(4)},
+     'has 1 tensors for which the backbone has no place, such as '
+     'stem.0.conv.bias; build it'),
+    (lambda s: {**s, 'stem.stem_4/conv.weight': torch.ones(4, 8, 3, 3)},
+     'no place, such as stem.3.conv.weight'),
+    (lambda s: {**s, 'stage5.OSA5_1.conv_reduction.OSA5_1_reduction_0/conv.'
+                'weight': torch.ones(4, 12, 1, 1)},
+     'no place, such as stage5.block1.reduction.conv.weight'),
     (lambda s: {k: v for k, v in s.items() if 'OSA4_1.concat' not in k},
      "'stage4.block1.aggregation.conv.weight' is missing"),
     (lambda s: {k: v for k, v in s.items() if 'OSA4_1.ese' not in k},
@@ -200,8 +213,12 @@ def test_following_the_advice_of_a_refusal(library, wrong, tmp_path):
         model = build(path, wrong)
     except UserError as error:
         text = str(error)
-        assert text.startswith(f'VoVNet: {path}: is of another network; set ')
-        advice = text.partition('; set ')[2].partition(' in the backbone')[0]
+        # TINY has no name; it could be a part of something that has.
+        part = (', or not whole; get the whole file, or' if 'slim' in str(
+            wrong['arch']) else ';')
+        start = f'VoVNet: {path}: is of another network{part} set '
+        assert text.startswith(start)
+        advice = text.removeprefix(start).partition(' in the backbone')[0]
         model = build(path, wrong | eval(f'dict({advice})'))
     assert_computes(model, state, library)
 
@@ -217,6 +234,37 @@ def test_every_option_counts(option, value, authors, tmp_path):
     right = dict(V2, pool='ceil', bottleneck=False)[option]
     assert (f'; set {option}={right!r} in the backbone, which has '
             f'{option}={value!r}') in str(error.value)
+
+
+@pytest.mark.parametrize('norm_cfg, first', [
+    (dict(type='BN', affine=False), 'stage2.block1.aggregation.bn.bias'),
+    (dict(type='BN', track_running_stats=False),
+     'stage2.block1.aggregation.bn.running_mean'),
+    (dict(type='IN'), 'stage2.block1.aggregation.bn.bias')])
+def test_weights_that_norms_of_another_kind_would_drop(
+        norm_cfg, first, authors, tmp_path):
+    torch.save(authors, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=f'no place, such as {first}; build'):
+        build(tmp_path / 'a.pth', V2 | dict(norm_cfg=norm_cfg))
+    with pytest.raises(UserError, match=f'no place, such as {first}; build'):
+        VoVNet(**V2 | dict(norm_cfg=norm_cfg)).load_state_dict(
+            authors, strict=False)
+
+
+@pytest.mark.parametrize('value', [
+    dict(mean=116, std=1), dict(mean=[None] * 3, std=[1.] * 3),
+    dict(mean='a', std=[1.]), dict(mean=[1.]), [1., 2.]])
+@pytest.mark.parametrize('option', ['trained_with', 'data_preprocessor'])
+def test_bad_images(option, value, tmp_path):
+    torch.save(random_weights(NET, foreign.TIMM), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=rf'^VoVNet: .*{option}=.*: needs '):
+        build(tmp_path / 'a.pth', V2, **{option: value})
+
+
+@pytest.mark.parametrize('url', ['mmcls://foo', 'torchvision://vovnet39'])
+def test_names_that_mmengine_does_not_know(url):
+    with pytest.raises(UserError, match=f'VoVNet: {url}: MMEngine knows no '):
+        build(url, V2)
 
 
 # -- what is absorbed -------------------------------------------------------
@@ -250,7 +298,37 @@ IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 BGR = dict(mean=[103.53, 116.28, 123.675], std=[57.375, 57.12, 58.395])
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_what_is_exact_is_so_for_files_in_half_precision(dtype, tmp_path):
+    state = {k: v.to(dtype) if v.is_floating_point() else v
+             for k, v in random_weights(NET, foreign.TIMM).items()}
+    torch.save(state, tmp_path / 'a.pth')
+    x = torch.randn(1, 3, 64, 64)
+    std = torch.tensor(IMAGENET['std'])[:, None, None]
+    model = build(
+        tmp_path / 'a.pth', V2 | dict(norm_cfg=dict(type='BN', eps=1e-2)),
+        data_preprocessor=dict(IMAGENET, std=[1.] * 3, bgr_to_rgb=True))
+    whole = {k: v.float() for k, v in state.items()}
+    with torch.inference_mode():
+        for a, b in zip(model(x * std), evaluate(whole, NET, foreign.TIMM, x)):
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_channels_that_never_varied(tmp_path):
+    """Without eps such a channel is its bias; 0 / 0 must not come of it."""
+    state = random_weights(NET, foreign.AUTHORS)
+    name = 'stem.stem_1/norm.'
+    state[f'{name}running_var'][:] = 0
+    torch.save(with_prefix(state, 'backbone.body.'), tmp_path / 'a.pth')
+    model = build(tmp_path / 'a.pth', V2)
+    norm = model.stem[0].bn
+    assert torch.equal(norm.weight, state[f'{name}weight'])
+    flat = norm.running_mean[:, None, None].expand(1, -1, 8, 8)
+    assert torch.allclose(norm(flat), norm.bias[:, None, None])
+
+
 @pytest.mark.parametrize('given', [
+    dict(IMAGENET, rgb_to_bgr=True), dict(IMAGENET, to_rgb=True),
     dict(IMAGENET, bgr_to_rgb=True), BGR, dict(BGR, std=[1, 1, 1]),
     dict(IMAGENET, std=[2., 1., 3.], bgr_to_rgb=True, type='anything')])
 def test_normalization_is_folded(given, tmp_path):
@@ -261,7 +339,8 @@ def test_normalization_is_folded(given, tmp_path):
     bgr = torch.rand(1, 3, 75, 64) * 255
 
     def normalised(cfg):
-        image = bgr.flip(1) if cfg.get('bgr_to_rgb') else bgr
+        turned = {'bgr_to_rgb', 'rgb_to_bgr', 'to_rgb'} & cfg.keys()
+        image = bgr.flip(1) if turned else bgr
         mean, std = (torch.tensor(cfg[k])[:, None, None]
                      for k in ('mean', 'std'))
         return (image - mean) / std
@@ -395,8 +474,8 @@ def test_trained_weights_remember_their_options(tmp_path):
     other = Detector(**V2 | dict(pool='padded'))
     with pytest.raises(UserError, match="at 'backbone.': .*set pool='ceil'"):
         load_checkpoint(other, path)
-    with pytest.raises(UserError, match="set pool='ceil'"):
-        load_whole(other, get_state_dict(load_file(path)), path)
+    with pytest.raises(UserError, match="^VoVNet: my a: .*set pool='ceil'"):
+        load_whole(other, get_state_dict(load_file(path), 'my a'), path)
     same = Detector(**V2)
     load_checkpoint(same, path)
     assert all(torch.equal(a, b) for a, b in zip(
@@ -408,7 +487,7 @@ def test_safetensors_remember_their_options(tmp_path):
     state = random_weights(NET, foreign.TIMM)
     theirs, ours = (str(tmp_path / f'{name}.safetensors') for name in 'ab')
     save_file(state, theirs)
-    said = convert(theirs, ours).dialect
+    said = convert(theirs, ours)[0].dialect
     assert said.stem == 'strided' and said.normalization == RGB
     assert read_weights(ours).dialect == said
     assert load_file(ours)['meta']['scheme'] == 'timm'
@@ -664,6 +743,68 @@ def test_own_names_and_back(library, tmp_path):
     back = to_scheme(again, weights.scheme)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], state[k]) for k in state)
+
+
+@pytest.mark.parametrize('library, name', [
+    (foreign.AUTHORS_V1, 'detectron2'), (foreign.AUTHORS_V1, 'mmdet3d'),
+    (foreign.PYTORCHCV, 'mmdet3d')])
+def test_v1_where_all_blocks_have_ese(library, name, tmp_path):
+    """Then it has open gates, and no gate is left random."""
+    state = random_weights(NET, library)
+    torch.save(state, tmp_path / 'a.pth')
+    target = str(tmp_path / 'b.pth')
+    convert(str(tmp_path / 'a.pth'), target, name,
+            images=None if library is foreign.AUTHORS_V1 else 'keep')
+    prefix = dict(detectron2='backbone.bottom_up.', mmdet3d='img_backbone.')
+    theirs = {k.removeprefix(prefix[name]): v
+              for k, v in load_file(target).items()}
+    assert theirs.keys() == random_weights(NET, foreign.AUTHORS).keys()
+    x = torch.randn(1, 3, 64, 64)
+    for a, b in zip(evaluate(theirs, NET, foreign.AUTHORS, x),
+                    evaluate(state, NET, library, x), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_last_gates_where_others_have_all(tmp_path):
+    """vision-toolbox has eSE in all blocks or in none."""
+    trained = build_randomly(dict(
+        arch=TINY, residual='same-width', ese='last', pool='padded'))
+    theirs = to_scheme(interpret(trained.state_dict(), 'a'), 'vision-toolbox')
+    assert theirs.keys() == random_weights(NET, foreign.VISION_TOOLBOX).keys()
+    x = torch.randn(1, 3, 75, 64)
+    with torch.inference_mode():
+        for a, b in zip(evaluate(theirs, NET, foreign.VISION_TOOLBOX, x),
+                        trained(x), strict=True):
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_eps_of_another_library():
+    """maskrcnn-benchmark's batch norm has none, detectron2's has."""
+    state = random_weights(NET, foreign.AUTHORS)
+    for key, value in state.items():
+        if key.endswith('running_var'):
+            value *= 1e-3
+    weights = interpret(with_prefix(state, 'backbone.body.'), 'a')
+    theirs = to_scheme(weights, 'authors')
+    x = torch.randn(1, 3, 64, 64)
+    for a, b in zip(evaluate(theirs, NET, foreign.AUTHORS, x),
+                    evaluate(state, NET, foreign.AUTHORS, x, eps=0)):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_classifiers_of_mmpretrain_and_back(tmp_path):
+    state = random_weights(NET, foreign.TIMM, classes=4)
+    files = [str(tmp_path / f'{name}.pth') for name in 'abc']
+    torch.save(state, files[0])
+    assert convert(*files[:2], 'mmpretrain')[1] == len(state)
+    ours = load_file(files[1])['state_dict']
+    assert {k for k in ours if not k.startswith('backbone.')} == {
+        'head.fc.weight', 'head.fc.bias'}
+    assert convert(*files[1:], 'timm')[1] == len(state)
+    back = load_file(files[2])
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[k], state[k]) for k in state)
+    assert not read_weights(files[1]).left_out
 
 
 @pytest.mark.parametrize('library, scheme, told', [

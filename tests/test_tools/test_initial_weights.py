@@ -44,6 +44,40 @@ def test_load_from(config, trained, run_tool, tmp_path):
     assert 'tensors loaded, 0 missing' in run.stdout
 
 
+def test_load_from_with_weights_of_another_shape(config, trained, run_tool,
+                                                 tmp_path):
+    """They replace nothing."""
+    state = load_file(trained[1] / 'epoch_1.pth')['state_dict']
+    state['backbone.stage3.block1.aggregation.bn.bias'] = torch.ones(2)
+    torch.save(dict(state), tmp_path / 'part.pth')
+    config("load_from = 'part.pth'")
+    line = error_of(run_tool(tmp_path, 'tools/train.py', 'c.py'))
+    assert 'gone/a.pth: no such file' in line
+
+
+def test_weights_of_a_backbone_where_a_checkpoint_is_wanted(
+        trained, write_config, run_tool, tmp_path):
+    """Another library's, behind its own prefix."""
+    state = load_file(trained[1] / 'epoch_1.pth')['state_dict']
+    torch.save({key.replace('backbone.', 'old.'): value for key, value
+                in state.items() if key.startswith('backbone.')},
+               tmp_path / 'part.pth')
+    write_config(tmp_path / 'c.py', "load_from = 'part.pth'")
+    line = error_of(run_tool(tmp_path, 'tools/train.py', 'c.py'))
+    assert "part.pth: is of another model (0 tensors loaded" in line
+    assert "holds behind 'old.', give it to the backbone as init_cfg" in line
+
+
+def test_another_network_is_told_with_the_file(trained, run_tool, tmp_path):
+    config, work_dir, _ = trained
+    run = run_tool(tmp_path, 'tools/test.py', config,
+                   work_dir / 'epoch_1.pth', '--cfg-options',
+                   'model.backbone.pool=padded')
+    line = error_of(run)
+    assert f'checkpoint {work_dir / "epoch_1.pth"}: is of another' in line
+    assert "set pool='ceil' in the backbone" in line
+
+
 @pytest.mark.parametrize('keep', [
     lambda key: not key.startswith('backbone.'),
     lambda key: not key.startswith('backbone.stage3.')])

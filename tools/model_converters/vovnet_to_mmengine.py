@@ -38,11 +38,11 @@ def parse_args() -> argparse.Namespace:
 @one_line()
 def main() -> None:
     args = parse_args()
-    weights = convert(
+    weights, written = convert(
         args.src, args.dst, args.to, args.prefix, args.images)
     left_out = weights.left_out
     print(f'{args.src}: {weights}')
-    print(f'{args.dst}: {len(weights.state_dict)} tensors in the names of '
+    print(f'{args.dst}: {written} tensors in the names of '
           f'{args.to}; {len(left_out)} of the file left out'
           + (f' ({", ".join(left_out[:3])}'
              f'{", ..." if len(left_out) > 3 else ""})' if left_out else ''))

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .dialect import Normalization
-from .images import remember
+from .images import given_images, remember
 from .match import is_detectron2, load_whole
 from .publish import save_weights
 from .published import DETECTRON2
@@ -121,6 +121,7 @@ def convert_detectron2(source: str, cfg: Config, target: str) -> Detector:
         OSError: If the file cannot be written; nothing of it is left.
     """
     if 'backbone' not in cfg.get('model', {}) or \
+            'test_dataloader' not in cfg or \
             cfg.get('default_scope', 'mmdet') != 'mmdet':
         raise UserError(f'config {cfg.filename}: builds no detector of mmdet; '
                         'give a *_d2-3x_coco.py')
@@ -147,13 +148,14 @@ def load_detectron2(model: nn.Module, checkpoint: Mapping, source: str
     Raises:
         UserError: As there.
     """
-    tensors = unwrap(checkpoint, source)
+    tensors = {key.removeprefix('module.'): value
+               for key, value in unwrap(checkpoint, source).items()}
     if not is_detectron2(tensors):
         raise UserError(
             f'{source}: holds no detector of detectron2 (it holds '
             f'{next(iter(tensors))!r}, ...); weights of a backbone go into '
             "init_cfg=dict(type='Pretrained', checkpoint=...)")
-    weights = interpret(checkpoint, source, BACKBONE)
+    weights = interpret(tensors, source, BACKBONE)
     renamed, compared, left_out = {}, [], []
     levels = [int(found[1]) for key in tensors
               if (found := re.match(r'backbone\.fpn_lateral(\d)', key))]
@@ -196,18 +198,18 @@ def _rename(key: str, first_level: int, source: str) -> str:
 def _check_pixels(model: nn.Module, tensors: Mapping[str, Tensor],
                   source: str) -> Normalization:
     """The config must normalise images as the file was trained."""
-    mean, std = (
+    trained = Normalization(*(
         tuple(round(value, 4) for value in tensors[key].flatten().tolist())
         if key in tensors else default
-        for key, default in zip(_PIXELS, DETECTRON2))
-    trained = Normalization(mean, std, bgr=True)
-    own = model.data_preprocessor
-    given = torch.stack([own.mean.flatten(), own.std.flatten()])
-    if own._channel_conversion or not torch.allclose(
-            given, torch.tensor([mean, std]), atol=1e-3):
+        for key, default in zip(_PIXELS, DETECTRON2)), bgr=True)
+    given = given_images(model.data_preprocessor)
+    if not given.bgr or not all(
+            _same(torch.tensor(mine), torch.tensor(theirs),
+                  tensors[key].dtype if key in tensors else torch.float)
+            for key, mine, theirs in zip(_PIXELS, given, trained)):
         raise UserError(f'{source}: was trained with {trained}; set it in '
                         'the config')
-    return trained
+    return given
 
 
 def _check_anchors(model: nn.Module, key: str, anchors: Tensor,
@@ -220,7 +222,12 @@ def _check_anchors(model: nn.Module, key: str, anchors: Tensor,
     level = int(_ANCHORS.fullmatch(key)[1])
     own = model.rpn_head.prior_generator.base_anchors
     if level >= len(own) or own[level].shape != anchors.shape or \
-            not torch.allclose(own[level], anchors, atol=1e-2):
+            not _same(own[level], anchors.float(), anchors.dtype):
         raise UserError(
             f'{source}: {key} are {anchors.tolist()}, not those of the '
             'config; correct anchor_generator of its rpn_head')
+
+
+def _same(own: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
+    """Whether constants agree, as far as a file of ``dtype`` can say."""
+    return torch.allclose(own, theirs, torch.finfo(dtype).eps, 1e-3)

@@ -45,14 +45,18 @@ class Normalization(NamedTuple):
             UserError: Unless mean and std have as many numbers.
         """
         given = dict(cfg) if isinstance(cfg, Mapping) else {}
-        mean, std = (tuple(map(float, given.get(key) or ()))
-                     for key in ('mean', 'std'))
+        try:
+            mean, std = (tuple(map(float, given[key]))
+                         for key in ('mean', 'std'))
+        except (KeyError, TypeError, ValueError):
+            mean = std = ()
         if not mean or len(mean) != len(std):
             raise UserError(
                 f'{name}={given or cfg}: needs mean and std, a number for '
                 'each channel, and bgr_to_rgb where it is True')
-        return cls(mean, std, not (
-            given.get('bgr_to_rgb') or given.get('to_rgb')))
+        # Whatever it is called, the channels of mmcv's BGR images are turned.
+        return cls(mean, std, not any(map(
+            given.get, ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb'))))
 
     def agrees(self, other: 'Normalization') -> bool:
         """Whether a network takes images of one for those of the other.
@@ -154,23 +158,25 @@ def _structure(weights: Mapping[str, Tensor]) -> Arch:
     for i in (1, 2):
         leaf = 'pointwise_conv.conv' if depthwise else 'conv'
         stem.append(weights[f'stem.{i}.{leaf}.weight'].shape[0])
-    blocks, layers = {}, set()
+    layers, blocks = {}, {}
     for key in weights:
-        if found := re.match(r'stage(\d)\.block(\d+)\.', key):
-            blocks.setdefault(int(found[1]), set()).add(int(found[2]))
-        if found := re.match(r'stage2\.block1\.layers\.(\d+)\.', key):
-            layers.add(found[1])
-    if not layers:
-        raise KeyError('stage2.block1.layers')
+        if found := re.match(r'stage(\d)\.block(\d+)\.(?:layers\.(\d+))?',
+                             key):
+            stage, block = int(found[1]), int(found[2])
+            blocks[stage] = max(block, blocks.get(stage, 0))
+            layers[stage] = max(int(found[3] or 0) + 1, layers.get(stage, 0))
+    num_layers = max(layers.values(), default=0)
+    stages = range(2, max(blocks, default=2) + 1)
     widths, aggregated, inputs = [], [], stem[-1]
-    for stage in sorted(blocks):
+    for stage in stages:
         out, concatenated = weights[
             f'stage{stage}.block1.aggregation.conv.weight'].shape[:2]
-        widths.append((concatenated - inputs) // len(layers))
+        if layers[stage] < num_layers:
+            raise KeyError(f'stage{stage}.block1.layers.{layers[stage]}')
+        widths.append((concatenated - inputs) // num_layers)
         aggregated.append(inputs := out)
-    return Arch(tuple(len(blocks[stage]) for stage in sorted(blocks)),
-                len(layers), tuple(widths), tuple(aggregated), tuple(stem),
-                depthwise)
+    return Arch(tuple(map(blocks.get, stages)), num_layers, tuple(widths),
+                tuple(aggregated), tuple(stem), depthwise)
 
 
 def cut(arch: Arch, stages: int) -> Arch:
@@ -254,8 +260,8 @@ def add_open_gates(weights: Mapping[str, Tensor], arch: Arch
                    ) -> dict[str, Tensor]:
     """Give eSE to the blocks that have none, without any effect.
 
-    ``hardsigmoid(0 * x + 3)`` is exactly 1. So is its gradient 0: in training
-    these gates stay open.
+    ``hardsigmoid(0 * x + 3)`` is exactly 1, and its gradient is 0. In training
+    it is weight decay that moves a bias below 3, from where the gate learns.
 
     Args:
         weights: Tensors in this project's names.
@@ -312,7 +318,7 @@ def change_eps(weights: Mapping[str, Tensor], eps: float, new: float
             ratio = ((var + new) / (var + eps)).sqrt()
             # A channel that never varied: its output is its bias.
             ratio[var + eps == 0] = 1
-            out[name] = (out[name].double() * ratio).to(out[name])
+            out[name] = (out[name].double() * ratio).to(_whole(out[name]))
     return out
 
 
@@ -347,4 +353,10 @@ def fold_normalization(weights: Mapping[str, Tensor], trained: Normalization,
     first = weights['stem.0.conv.weight']
     folded = first.double() * ratio[:, None, None]
     return {**weights, 'stem.0.conv.weight':
-            (folded.flip(1) if step < 0 else folded).to(first)}
+            (folded.flip(1) if step < 0 else folded).to(_whole(first))}
+
+
+def _whole(weight: Tensor) -> torch.dtype:
+    """A weight's type, but not half: its precision is not enough for what is
+    exact in another."""
+    return torch.promote_types(weight.dtype, torch.float32)

@@ -68,7 +68,7 @@ def adopt_images(model: nn.Module) -> None:
         model: As for :func:`check_images`. Where its preprocessors differ
             among themselves, nothing is noted.
     """
-    given = {_normalization(module) for module in _preprocessors(model)}
+    given = {given_images(module) for module in _preprocessors(model)}
     for module in _backbones(model):
         if len(given) == 1:
             remember(module, 'the training', *given)
@@ -84,7 +84,7 @@ def _preprocessors(model: nn.Module) -> list[nn.Module]:
 
 
 def _compare(origin: Origin, preprocessor: nn.Module) -> None:
-    wanted, given = origin.normalization, _normalization(preprocessor)
+    wanted, given = origin.normalization, given_images(preprocessor)
     if wanted.agrees(given):
         return
     ways = ['set the former in the model']
@@ -105,7 +105,8 @@ def _compare(origin: Origin, preprocessor: nn.Module) -> None:
                     if hasattr(preprocessor, 'to_rgb') else text)
 
 
-def _normalization(preprocessor: nn.Module) -> Normalization:
+def given_images(preprocessor: nn.Module) -> Normalization:
+    """What a data preprocessor, one that normalises, makes of images."""
     mean, std = (tuple(round(value, 4) for value in buffer.flatten().tolist())
                  for buffer in (preprocessor.mean, preprocessor.std))
     to_rgb = any(getattr(preprocessor, name, False) for name in _TO_RGB)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models import VoVNet
-from .schemes import own_names
-from .weights import innermost, named_tensors
+from .schemes import detect
+from .weights import adapt, innermost, named_tensors
 
 
 class Match(NamedTuple):
@@ -60,13 +60,15 @@ def get_state_dict(checkpoint: Any, name: str = 'checkpoint'
     Returns:
         dict[str, Tensor]: ``checkpoint['state_dict']``, or the checkpoint
         itself if it has none; a leading ``module.`` is taken off the names.
-        What modules have saved beside their tensors comes along.
+        What modules have saved beside their tensors comes along, and with
+        each VoVNet the file's name as 'source'.
 
     Raises:
         UserError: If there are no named tensors, or they are of a detector of
             detectron2.
     """
-    if is_detectron2(named_tensors(innermost(checkpoint))):
+    inner = named_tensors(innermost(checkpoint))
+    if is_detectron2(inner):
         raise UserError(
             f'{name}: is a detector of detectron2; convert it with '
             'tools/model_converters/detectron2_to_mmdet.py SRC CONFIG DST')
@@ -78,21 +80,42 @@ def get_state_dict(checkpoint: Any, name: str = 'checkpoint'
         holds = (', '.join(map(str, list(found)[:5]))
                  if isinstance(found, Mapping) else type(found).__name__)
         raise UserError(f'{name}: no weights under "state_dict" or at the top '
-                        f'(it holds: {holds}); convert the file first')
+                        f'(it holds: {holds}); '
+                        + (use_of(inner) or 'convert the file first'))
 
     def bare(names: Mapping) -> OrderedDict:
         return OrderedDict((re.sub(r'^module(\.|$)', '', key), value)
                            for key, value in names.items())
 
     state = bare(tensors)
-    if hasattr(found, '_metadata'):
-        state._metadata = bare(found._metadata)
+    metadata = bare(getattr(found, '_metadata', {}))
+    for _, prefix in detect(state):
+        part = prefix.removesuffix('.')
+        metadata[part] = dict(metadata.get(part, {}), source=name)
+    state._metadata = metadata
     return state
+
+
+def use_of(tensors: Mapping[str, Tensor]) -> str:
+    """What to do with a file of a VoVNet that is not a model's checkpoint.
+
+    Args:
+        tensors: All that it holds.
+
+    Returns:
+        str: The end of the message of an error; empty if there is no VoVNet.
+    """
+    found = detect(tensors)
+    return found and (
+        f'to start from the VoVNet that it holds behind {found[0][1]!r}, give '
+        "it to the backbone as init_cfg=dict(type='Pretrained', "
+        'checkpoint=...)') or ''
 
 
 def is_detectron2(tensors: Mapping[str, Tensor]) -> bool:
     """Whether tensors are named as those of a detector of detectron2."""
-    return any(key.startswith('proposal_generator.') for key in tensors)
+    return any(key.removeprefix('module.').startswith('proposal_generator.')
+               for key in tensors)
 
 
 def match(model: nn.Module, weights: Mapping[str, Tensor]) -> Match:
@@ -106,11 +129,16 @@ def match(model: nn.Module, weights: Mapping[str, Tensor]) -> Match:
         Match: ``num_batches_tracked``, which torch before 0.4.1 did not
         write and nothing of the forward pass reads, is never missed. A VoVNet
         in other libraries' names counts by its own, which are loaded too.
+
+    Raises:
+        UserError: If the weights are of a VoVNet built otherwise.
     """
     own = model.state_dict()
+    metadata = getattr(weights, '_metadata', {})
     for name, module in model.named_modules():
         if isinstance(module, VoVNet):
-            weights = own_names(weights, f'{name}.' if name else '')
+            weights, _ = adapt(module, weights, f'{name}.' if name else '',
+                               metadata.get(name, {}))
     both = [key for key in own if key in weights]
     return Match(
         loaded=[k for k in both if own[k].shape == weights[k].shape],

@@ -76,10 +76,18 @@ def read_metafiles(index: str) -> dict[str, Published]:
                 found[model['Name']] = Published(
                     metadata.get('Checkpoint', model['Weights']),
                     metadata.get('License', 'not stated'),
-                    checksum=str(metadata.get('SHA256', '')),
+                    checksum=_digest(model['Name'], metadata),
                     format=metadata.get('Weights Format', ''),
                     config=model.get('Config', ''))
     return found
+
+
+def _digest(name: str, metadata: dict) -> str:
+    digest = metadata.get('SHA256', '')
+    if not isinstance(digest, str):  # YAML takes digits for a number
+        raise UserError(f'SHA256 of {name}: is read as {digest!r}; put it in '
+                        'quotes in its metafile')
+    return digest
 
 
 def read_index(index: str) -> list[tuple[dict, list[dict]]]:

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models import VoVNet
-from .dialect import Dialect, Normalization, fold_normalization, structure
+from .dialect import Normalization, fold_normalization
 from .images import remember
 from .match import match
-from .schemes import detect
-from .weights import fit, interpret, read_weights, spoken_by
+from .weights import adapt, fit, read_weights, spoken_by
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -162,26 +161,7 @@ def read_into_vovnet(module: VoVNet, state_dict: dict[str, Tensor],
     Raises:
         UserError: If the weights are of a network built otherwise.
     """
-    mine = {k: v for k, v in state_dict.items() if k.startswith(prefix)}
-    found = [scheme for scheme, where in detect(mine) if where == prefix]
-    source = f'the state dict at {prefix!r}'
-    spoken = Dialect.of(metadata.get('dialect', {}))
-    if not found:
-        return  # load_state_dict says what is missing
-    remember(module, source, None)
-    if not found[0].startswith('mmengine'):
-        weights = interpret(mine, source, prefix)
-        own, spoken = weights.state_dict, weights.dialect
-    elif spoken == Dialect():
-        return  # nothing is known but the names
-    else:
-        own = {k.removeprefix(prefix): v for k, v in mine.items()}
-        try:
-            structure(own)
-        except UserError:
-            return  # a part; load_state_dict says what is missing
-    ready = fit(module, own, spoken, source)
-    for key in mine:
-        del state_dict[key]
-    state_dict.update((prefix + k, v) for k, v in ready.items())
-    remember(module, source, spoken.normalization)
+    ready, normalization = adapt(module, state_dict, prefix, metadata)
+    state_dict.clear()
+    state_dict.update(ready)
+    remember(module, metadata.get('source', 'its state dict'), normalization)

@@ -46,6 +46,7 @@ def publish(source: str, target: str) -> str:
         UserError: If the source cannot be read or holds no weights.
         OSError: If the file cannot be written; nothing of it is left.
     """
+    _check_file(target)
     checkpoint = load_file(source)
     get_state_dict(checkpoint, f'checkpoint {source}')  # is there any?
     found = checkpoint.get('state_dict', checkpoint)
@@ -60,7 +61,8 @@ def publish(source: str, target: str) -> str:
 
 
 def convert(source: str, target: str, to: str = 'mmengine',
-            prefix: str | None = None, images: str | None = None) -> Weights:
+            prefix: str | None = None, images: str | None = None
+            ) -> tuple[Weights, int]:
     """Write a VoVNet's weights in the names of a library.
 
     Args:
@@ -73,7 +75,8 @@ def convert(source: str, target: str, to: str = 'mmengine',
         images: As for :func:`~vovnet.checkpoints.to_scheme`.
 
     Returns:
-        Weights: What was read.
+        tuple[Weights, int]: What was read, and how many tensors were
+        written: for gates that another library lacks there are more.
 
     Raises:
         UserError: If the source cannot be read, or the library's network
@@ -90,7 +93,7 @@ def convert(source: str, target: str, to: str = 'mmengine',
     save_weights(state, target, dict(
         arch=weights.arch, source=os.path.basename(source),
         scheme=weights.scheme) if ours else None)
-    return weights
+    return weights, len(state)
 
 
 def save_weights(state_dict: Mapping[str, Tensor], path: str,
@@ -140,6 +143,10 @@ def _compact(value: Any) -> Any:
 
 
 def _write(content: bytes, path: str) -> None:
+    _check_file(path)
+    WholeFileBackend().put(content, path)
+
+
+def _check_file(path: str) -> None:
     if not os.path.basename(path) or os.path.isdir(path):
         raise UserError(f'{path}: is a folder; name a file')
-    WholeFileBackend().put(content, path)

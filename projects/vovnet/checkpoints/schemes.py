@@ -14,9 +14,9 @@ A scheme is a row of a table. Names are parsed with one row and written with
 another, so that a translation there and back is the identity.
 """
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Scheme(NamedTuple):
@@ -200,29 +200,6 @@ def detect(keys: Iterable[str]) -> list[tuple[str, str]]:
     # 'my_stage2.block1...' is not ours with the prefix 'my_'.
     return [(scheme, prefix) for scheme, prefix in found
             if not prefix or prefix.endswith('.')]
-
-
-def own_names(weights: Mapping[str, Any], prefix: str = ''
-              ) -> dict[str, Any]:
-    """Rename what follows a prefix, if it is another library's VoVNet.
-
-    Args:
-        weights: Tensors by name; not changed.
-        prefix: Where in the model a VoVNet is ('backbone.').
-
-    Returns:
-        dict[str, Any]: With the names of this project below the prefix. Names
-        that cannot be explained stay as they are.
-    """
-    found = [scheme for scheme, where in detect(weights) if where == prefix]
-    if not found or found[0].startswith('mmengine'):
-        return dict(weights)
-    below = {key: key[len(prefix):] for key in weights
-             if key.startswith(prefix)}
-    target = own_scheme(below.values())
-    to = translate(below.values(), found[0], target)
-    return {prefix + (to.get(below.get(key)) or key[len(prefix):])
-            if key in below else key: value for key, value in weights.items()}
 
 
 def own_scheme(keys: Iterable[str]) -> str:

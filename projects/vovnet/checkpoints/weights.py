@@ -4,6 +4,7 @@ Own work; see :mod:`.schemes` for the names and :mod:`.dialect` for the rest.
 """
 from collections import OrderedDict
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -67,7 +68,11 @@ def read_weights(source: str, prefix: str | None = None,
     Raises:
         UserError: If the file cannot be read or holds no VoVNet.
     """
-    file = CheckpointLoader.load_checkpoint(source, map_location, 'silent')
+    try:
+        file = CheckpointLoader.load_checkpoint(source, map_location, 'silent')
+    except KeyError as error:  # torchvision://, open-mmlab://, mmcls://
+        raise UserError(f'{source}: MMEngine knows no weights of this name; '
+                        'give a path, an address or timm://NAME') from error
     return interpret(file, source, prefix)
 
 
@@ -91,6 +96,8 @@ def interpret(checkpoint: Any, source: str, prefix: str | None = None
             'has (deformable convolution, another attention?); their network '
             'cannot be built here')
     own = {names[key]: value for key, value in below.items() if key in names}
+    outside = _classifier(tensors, scheme, prefix)
+    own |= {name: tensors[key] for key, name in outside.items()}
     try:
         arch = d.structure(own)
     except UserError as error:
@@ -109,8 +116,8 @@ def interpret(checkpoint: Any, source: str, prefix: str | None = None
     if spoken.normalization is None:
         spoken = spoken._replace(normalization=normalization(
             source, scheme, prefix, name, ese))
-    left_out = [key for key in tensors if not key.startswith(prefix)
-                or key[len(prefix):] not in names]
+    left_out = [key for key in tensors if key not in outside and (
+        not key.startswith(prefix) or key[len(prefix):] not in names)]
     return Weights(own, name, spoken, scheme, prefix, left_out)
 
 
@@ -210,12 +217,68 @@ def _dialect(scheme: str, prefix: str, own: Mapping[str, Tensor],
     return Dialect('strided', identity, pool='ceil', eps=eps)
 
 
+def _classifier(tensors: Mapping[str, Tensor], scheme: str, prefix: str
+                ) -> dict[str, str]:
+    """Own names of the linear layer of mmpretrain, outside its backbone."""
+    model = prefix.removesuffix('backbone.')
+    if not scheme.startswith('mmengine') or model == prefix:
+        return {}
+    names = {f'{model}{name}': name
+             for name in ('head.fc.weight', 'head.fc.bias')}
+    return names if names.keys() <= tensors.keys() else {}
+
+
 def _saved_dialect(state_dict: Mapping, prefix: str) -> dict | None:
     """What VoVNet has written beside its tensors."""
     metadata = getattr(state_dict, '_metadata', {})
     names = prefix[:-1], prefix.removeprefix('module.')[:-1]
     found = [metadata.get(name, {}).get('dialect') for name in names]
     return next(filter(None, found), None)
+
+
+def adapt(model: VoVNet, state_dict: Mapping[str, Tensor], prefix: str = '',
+          metadata: Mapping = MappingProxyType({})
+          ) -> tuple[dict[str, Tensor], Normalization | None]:
+    """Let the state dict of a whole model know other names of a backbone.
+
+    Args:
+        model: The backbone that is to be filled.
+        state_dict: Tensors by name; not changed.
+        prefix: Where in the model the backbone is, as 'backbone.'.
+        metadata: What VoVNet has saved beside its tensors, and as 'source'
+            what to call them in the message of an error.
+
+    Returns:
+        tuple: The state dict with names and values as the backbone wants
+        them, and how these weights want the images, if that is known. What
+        cannot be explained stays as it is.
+
+    Raises:
+        UserError: If the weights are of a network built otherwise.
+    """
+    mine = {k: v for k, v in state_dict.items() if k.startswith(prefix)}
+    found = [scheme for scheme, where in detect(mine) if where == prefix]
+    source = metadata.get('source', f'the state dict at {prefix!r}')
+    spoken = Dialect.of(metadata.get('dialect', {}))
+    if not found:
+        return dict(state_dict), None
+    if not found[0].startswith('mmengine'):
+        weights = interpret(mine, source, prefix)
+        own, spoken = weights.state_dict, weights.dialect
+        for key in weights.left_out:
+            del mine[key]
+    elif spoken == Dialect():
+        return dict(state_dict), None  # nothing is known but the names
+    else:
+        own = {k.removeprefix(prefix): v for k, v in mine.items()}
+        try:
+            d.structure(own)
+        except UserError:
+            return dict(state_dict), None  # a part
+    ready = fit(model, own, spoken, source)
+    others = {k: v for k, v in state_dict.items() if k not in mine}
+    return others | {prefix + k: v for k, v in ready.items()}, \
+        spoken.normalization
 
 
 def fit(model: VoVNet, weights: Mapping[str, Tensor], spoken: Dialect,
@@ -244,10 +307,12 @@ def fit(model: VoVNet, weights: Mapping[str, Tensor], spoken: Dialect,
     whole = d.structure(weights)
     arch = d.cut(whole, len(have.num_blocks))
     given = mine = spoken_by(model)
-    wanted = {}
+    wanted, whole_file = {}, ''
     if not d.same_structure(arch, have):
         name = d.arch_name(whole, spoken.ese)
         wanted['arch'] = name
+        if not isinstance(name, str):
+            whole_file = ', or not whole; get the whole file, or'
         spec = d.arch_settings.get(name) if isinstance(name, str) else d.Arch(
             (1, ))
         given = Dialect(spec.stem, spec.residual, spec.ese, 'ceil', False)
@@ -262,14 +327,32 @@ def fit(model: VoVNet, weights: Mapping[str, Tensor], spoken: Dialect,
     if wanted:
         has = dict(model.dialect, arch=model.arch)
         raise UserError(
-            f'VoVNet: {source}: is of another network; set '
+            f'VoVNet: {source}: is of another network{whole_file or ";"} set '
             f'{_options(wanted)} in the backbone, which has '
             f'{_options({k: has[k] for k in wanted})}')
     if mine.eps is not None and spoken.eps not in (None, mine.eps):
         weights = d.change_eps(weights, spoken.eps, mine.eps)
     stages = {key.split('.')[0] for key in own}
-    return {key: value for key, value in weights.items()
-            if not key.startswith('stage') or key.split('.')[0] in stages}
+    fitting = {key: value for key, value in weights.items()
+               if not key.startswith('stage') or key.split('.')[0] in stages}
+    _check_places(own, fitting, source)
+    return fitting
+
+
+def _check_places(own: Mapping[str, Tensor], weights: Mapping[str, Tensor],
+                  source: str) -> None:
+    """See that no weight of the stem or a stage would be left out."""
+    def named(keys: Mapping) -> set[str]:
+        return {key for key in keys if key.startswith(('stem.', 'stage'))
+                and not key.endswith('num_batches_tracked')}
+
+    extra = sorted(named(weights) - named(own))
+    # Of a network that lacks weights too, others tell.
+    if extra and named(own) <= named(weights):
+        raise UserError(
+            f'VoVNet: {source}: has {len(extra)} tensors for which the '
+            f'backbone has no place, such as {extra[0]}; build it as it was '
+            'trained (norm_cfg?), or get weights of this network')
 
 
 def spoken_by(model: VoVNet) -> Dialect:
@@ -332,7 +415,10 @@ def to_scheme(weights: Weights, scheme: str, prefix: str = '',
             'nothing says with which stem, residual and pool these weights '
             'were trained, so they cannot be given to another library; load '
             'them into their backbone and save its state dict')
-    if scheme == 'authors' and spoken.ese == 'last':
+    if scheme.startswith(('authors', 'vision-toolbox')) and (
+            spoken.ese == 'last' or prefix and spoken.ese == 'none'):
+        # Their networks have eSE in all blocks; V1's, which have none, are
+        # not among those that detectron2's and mmdet3d's users build.
         own = d.add_open_gates(own, arch)
     if scheme == 'timm' and spoken.ese == 'all':
         own = d.without_open_gates(own, arch)

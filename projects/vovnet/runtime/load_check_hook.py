@@ -14,6 +14,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from ..checkpoints import get_state_dict, match
+from ..checkpoints.match import use_of
 from ..datasets.check import some
 from ..errors import UserError
 
@@ -81,12 +82,14 @@ class LoadCheckHook(Hook):
                 "optimizer's); to start from its weights use --cfg-options "
                 f'load_from={self.file}')
         model = _unwrapped(runner.model)
-        found = match(model, get_state_dict(checkpoint, name))
+        state = checkpoint['state_dict'] = get_state_dict(checkpoint, name)
+        found = match(model, state)
         whole = self.purpose != 'start'
         if not found.loaded or whole and not found.complete:
             raise UserError(
-                f'{name}: is of another model ({found}); use the config that '
-                'it was trained with')
+                f'{name}: is of another model ({found}); '
+                + (not whole and use_of(state) or
+                   'use the config that it was trained with'))
         if whole:
             self._check_classes(runner, checkpoint.get('meta') or {}, name)
         if found.complete:
