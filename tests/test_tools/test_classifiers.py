@@ -319,6 +319,7 @@ def test_pretrain_and_fine_tune(write_config, tmp_path, monkeypatch):
         'model.backbone.init_cfg': dict(
             type='Pretrained', checkpoint=str(checkpoint)),
         'model.backbone.norm_eval': False,
+        'model.data_preprocessor.bgr_to_rgb': True,  # as the classifier's
         'train_dataloader.dataset.indices': 4}).model
     first, second = Watch.all
     assert (first.scope, second.scope) == ('mmpretrain', 'mmdet')

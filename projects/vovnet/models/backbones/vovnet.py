@@ -494,7 +494,8 @@ class VoVNet(BaseModule):
 def _save_dialect(module: VoVNet, state_dict: dict, prefix: str,
                   local_metadata: dict) -> None:
     """Save with the weights what the tensors' names do not tell."""
-    local_metadata['dialect'] = FUNCTIONS.get('dialect_of_vovnet')(module)
+    local_metadata['dialect'] = FUNCTIONS.module_dict[
+        'dialect_of_vovnet'](module)
 
 
 def _stages(out_features: Sequence[str], out_indices: Sequence[int] | None,
