@@ -263,6 +263,10 @@ def test_checksum_in_a_metafile(server, cache, weights, tmp_path, monkeypatch):
     server.files['w.pth'] = weights
     loaded = CheckpointLoader.load_checkpoint(server.url + 'w.pth')
     assert torch.equal(loaded['w'], torch.arange(500.))
+    # What an address says itself comes first.
+    with pytest.raises(UserError, match='expected 0000'):
+        CheckpointLoader.load_checkpoint(f'{server.url}w.pth#sha256=0000')
+    CheckpointLoader.load_checkpoint(server.url + 'w.pth')
     # A whole file of weights, but another.
     torch.save(dict(w=torch.zeros(500)), tmp_path / 'other.pth')
     server.files['w.pth'] = (tmp_path / 'other.pth').read_bytes()

@@ -10,6 +10,7 @@ from torch import nn
 
 from vovnet.checkpoints import convert, load_file, publish, read_weights
 from vovnet.checkpoints.publish import save_weights
+from vovnet.errors import UserError
 
 NET = NETS['tiny']
 
@@ -102,6 +103,16 @@ def test_names_of_published_files(target, written, state, tmp_path):
     path = publish(str(tmp_path / 'a.pth'), str(tmp_path / target))
     assert re.fullmatch(written, os.path.basename(path))
     assert os.path.isfile(path)
+
+
+@pytest.mark.parametrize('target', ['give/', 'give'])
+def test_a_folder_is_no_file(target, state, tmp_path):
+    torch.save(state, tmp_path / 'a.pth')
+    (tmp_path / 'give').mkdir()
+    with pytest.raises(UserError, match=f'{target}: is a folder; name a file'):
+        publish(str(tmp_path / 'a.pth'), f'{tmp_path}/{target}')
+    assert not list((tmp_path / 'give').iterdir())
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_own_names_say_what_the_weights_assume(state, tmp_path):

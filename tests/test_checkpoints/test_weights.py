@@ -261,10 +261,73 @@ def test_bad_images(option, value, tmp_path):
         build(tmp_path / 'a.pth', V2, **{option: value})
 
 
-@pytest.mark.parametrize('url', ['mmcls://foo', 'torchvision://vovnet39'])
-def test_names_that_mmengine_does_not_know(url):
-    with pytest.raises(UserError, match=f'VoVNet: {url}: MMEngine knows no '):
-        build(url, V2)
+@pytest.mark.parametrize('url, told', [
+    ('mmcls://foo', 'MMEngine knows no weights of this name'),
+    ('torchvision://vovnet39', 'MMEngine knows no weights of this name'),
+    ('pavi://foo', 'pavi')])
+def test_names_that_mmengine_does_not_know(url, told):
+    """From a backbone's init_cfg as from load_from."""
+    for load in (lambda: build(url, V2), lambda: load_checkpoint(
+            VoVNet(**V2), url)):
+        with pytest.raises(UserError, match=f'checkpoint {url}: .*{told}'
+                           '.*; give a path, an address or timm://NAME'):
+            load()
+
+
+NORMS = [dict(type='BN', affine=False), dict(type='IN'),
+         dict(type='IN', affine=True), dict(type='GN', num_groups=2), None,
+         dict(type='BN', track_running_stats=False)]
+
+
+@pytest.mark.parametrize('norm_cfg', NORMS)
+def test_own_weights_of_any_norm(norm_cfg, tmp_path):
+    """The same network takes them, one with other options does not."""
+    options = V2 | dict(norm_cfg=norm_cfg)
+    trained = VoVNet(**options)
+    torch.save(trained.state_dict(), tmp_path / 'a.pth')
+    same = build(tmp_path / 'a.pth', options)
+    for key, value in trained.state_dict().items():
+        assert torch.equal(same.state_dict()[key], value)
+    other = options | dict(pool='padded')
+    with pytest.raises(UserError, match="set pool='ceil'"):
+        build(tmp_path / 'a.pth', other)
+    with pytest.raises(UserError, match="set pool='ceil'"):
+        VoVNet(**other).load_state_dict(trained.state_dict())
+
+
+@pytest.mark.parametrize('norm_cfg', NORMS)
+@pytest.mark.parametrize('plain', [False, True])
+def test_no_norm_is_dropped_by_load_from(norm_cfg, plain):
+    """Which loads what it can, and tells of the rest in the log alone."""
+    state = VoVNet(**V2).state_dict()
+    model = VoVNet(**V2 | dict(norm_cfg=norm_cfg))
+    with pytest.raises(UserError, match='the backbone has no place'):
+        model.load_state_dict(dict(state) if plain else state, strict=False)
+
+
+def test_eps_without_scales_to_take_it_up(tmp_path):
+    norm = dict(type='BN', affine=False)
+    trained = VoVNet(**V2 | dict(norm_cfg=dict(norm, eps=1e-3)))
+    torch.save(trained.state_dict(), tmp_path / 'a.pth')
+    build(tmp_path / 'a.pth', V2 | dict(norm_cfg=dict(norm, eps=1e-3)))
+    with pytest.raises(UserError, match='a.pth: has no .*bn.weight, .* set '
+                       r'norm_cfg=dict\(..., eps=0.001\) in the backbone'):
+        build(tmp_path / 'a.pth', V2 | dict(norm_cfg=norm))
+
+
+def test_a_wrapped_backbone_keeps_its_options():
+    """As DistributedDataParallel saves it."""
+    wrapped = nn.ModuleDict(dict(module=VoVNet(**V2))).state_dict()
+    other = VoVNet(**V2 | dict(pool='padded'))
+    with pytest.raises(UserError, match="a.pth: .*set pool='ceil'"):
+        load_whole(other, get_state_dict(wrapped, 'a.pth'), 'a.pth')
+
+
+def test_what_is_beside_other_libraries_names_is_told():
+    theirs = with_prefix(random_weights(NET, foreign.AUTHORS), 'backbone.')
+    theirs['backbone.fpn_lateral2.weight'] = torch.ones(1)
+    found = match(Detector(**V2), theirs)
+    assert found.unexpected == ['backbone.fpn_lateral2.weight']
 
 
 # -- what is absorbed -------------------------------------------------------

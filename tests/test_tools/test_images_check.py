@@ -59,5 +59,5 @@ def test_trains_on_request(config, run_tool, tmp_path):
         run = run_tool(tmp_path, f'tools/{tool}.py', 'c.py', *args, change)
         assert run.returncode == 1, run.stdout
         line, = (x for x in run.stderr.splitlines() if 'error: ' in x)
-        assert f'wants {given}, the model has' in line
+        assert f'checkpoint {path}: wants {given}, the model has' in line
         assert 'init_cfg' not in line

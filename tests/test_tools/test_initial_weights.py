@@ -66,6 +66,12 @@ def test_weights_of_a_backbone_where_a_checkpoint_is_wanted(
     line = error_of(run_tool(tmp_path, 'tools/train.py', 'c.py'))
     assert "part.pth: is of another model (0 tensors loaded" in line
     assert "holds behind 'old.', give it to the backbone as init_cfg" in line
+    line = error_of(run_tool(tmp_path, 'tools/test.py', 'c.py', 'part.pth'))
+    assert 'use the config that it was trained with' in line
+    # A detector's checkpoint, but under another name.
+    torch.save(dict(model=dict(state)), tmp_path / 'part.pth')
+    line = error_of(run_tool(tmp_path, 'tools/train.py', 'c.py'))
+    assert line.endswith('save them as dict(state_dict=...)')
 
 
 def test_another_network_is_told_with_the_file(trained, run_tool, tmp_path):

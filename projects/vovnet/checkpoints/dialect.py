@@ -50,10 +50,10 @@ class Normalization(NamedTuple):
                          for key in ('mean', 'std'))
         except (KeyError, TypeError, ValueError):
             mean = std = ()
-        if not mean or len(mean) != len(std):
+        if not mean or len(mean) != len(std) or min(std) <= 0:
             raise UserError(
-                f'{name}={given or cfg}: needs mean and std, a number for '
-                'each channel, and bgr_to_rgb where it is True')
+                f'{name}={given or cfg}: needs mean and std (positive), a '
+                'number for each channel, and bgr_to_rgb where it is True')
         # Whatever it is called, the channels of mmcv's BGR images are turned.
         return cls(mean, std, not any(map(
             given.get, ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb'))))
@@ -309,11 +309,18 @@ def change_eps(weights: Mapping[str, Tensor], eps: float, new: float
 
     Returns:
         dict[str, Tensor]: With other ``bn.weight``.
+
+    Raises:
+        UserError: If there is none.
     """
     out = dict(weights)
     for key, var in weights.items():
         if key.endswith('.running_var'):
             name = f'{key.removesuffix("running_var")}weight'
+            if name not in weights:
+                raise UserError(
+                    f'has no {name}, which could take up another eps; set '
+                    f'norm_cfg=dict(..., eps={eps}) in the backbone')
             var = var.double()
             ratio = ((var + new) / (var + eps)).sqrt()
             # A channel that never varied: its output is its bias.

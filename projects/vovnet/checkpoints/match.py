@@ -79,9 +79,12 @@ def get_state_dict(checkpoint: Any, name: str = 'checkpoint'
     if not tensors:
         holds = (', '.join(map(str, list(found)[:5]))
                  if isinstance(found, Mapping) else type(found).__name__)
-        raise UserError(f'{name}: no weights under "state_dict" or at the top '
-                        f'(it holds: {holds}); '
-                        + (use_of(inner) or 'convert the file first'))
+        ours = any(scheme.startswith('mmengine') for scheme, _ in
+                   detect(inner))
+        raise UserError(
+            f'{name}: no weights under "state_dict" or at the top (it holds: '
+            f'{holds}); ' + ('save them as dict(state_dict=...)' if ours else
+                             use_of(inner) or 'convert the file first'))
 
     def bare(names: Mapping) -> OrderedDict:
         return OrderedDict((re.sub(r'^module(\.|$)', '', key), value)

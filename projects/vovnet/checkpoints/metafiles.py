@@ -83,7 +83,7 @@ def read_metafiles(index: str) -> dict[str, Published]:
 
 
 def _digest(name: str, metadata: dict) -> str:
-    digest = metadata.get('SHA256', '')
+    digest = metadata.get('SHA256') or ''
     if not isinstance(digest, str):  # YAML takes digits for a number
         raise UserError(f'SHA256 of {name}: is read as {digest!r}; put it in '
                         'quotes in its metafile')

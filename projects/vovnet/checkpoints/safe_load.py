@@ -27,7 +27,7 @@ import os
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import Any
@@ -232,3 +232,25 @@ def load_download(path: str, url: str, map_location: Any = None) -> Any:
 
 
 mmengine_checkpoint.load_url = _load_url
+
+
+def _in_one_line(load: Callable) -> Callable:
+    """Let MMEngine's loader of a scheme refuse as the others do."""
+
+    def load_or_refuse(filename: str, *args, **kwargs) -> Any:
+        try:
+            return load(filename, *args, **kwargs)
+        except KeyError as error:
+            reason = 'MMEngine knows no weights of this name'
+            cause = error
+        except ImportError as error:
+            reason, cause = str(error).splitlines()[0], error
+        raise UserError(f'checkpoint {filename}: {reason}; give a path, an '
+                        'address or timm://NAME') from cause
+
+    return load_or_refuse
+
+
+for _prefix, _load in CheckpointLoader._schemes.items():
+    if _load.__module__ == mmengine_checkpoint.__name__:
+        CheckpointLoader._schemes[_prefix] = _in_one_line(_load)

@@ -188,7 +188,7 @@ def detect(keys: Iterable[str]) -> list[tuple[str, str]]:
 
     Returns:
         list[tuple[str, str]]: The scheme and the prefix of each. A VoVNet is
-        known by the aggregation of its first block.
+        known by the aggregation of its first block, and its norm.
     """
     keys = set(keys)
     found = []
@@ -197,6 +197,13 @@ def detect(keys: Iterable[str]) -> list[tuple[str, str]]:
         sign = write(first, row, separable=False)
         found += [(scheme, key.removesuffix(sign)) for key in sorted(keys)
                   if key.endswith(sign)]
+    # Without affine norms there is still a convolution. Only own files can be
+    # so.
+    sign = write(first._replace(leaf='conv'), SCHEMES['mmengine'],
+                 separable=False)
+    known = {prefix for _, prefix in found}
+    found += [('mmengine', key.removesuffix(sign)) for key in sorted(keys)
+              if key.endswith(sign) and key.removesuffix(sign) not in known]
     # 'my_stage2.block1...' is not ours with the prefix 'my_'.
     return [(scheme, prefix) for scheme, prefix in found
             if not prefix or prefix.endswith('.')]

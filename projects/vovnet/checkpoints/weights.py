@@ -68,11 +68,7 @@ def read_weights(source: str, prefix: str | None = None,
     Raises:
         UserError: If the file cannot be read or holds no VoVNet.
     """
-    try:
-        file = CheckpointLoader.load_checkpoint(source, map_location, 'silent')
-    except KeyError as error:  # torchvision://, open-mmlab://, mmcls://
-        raise UserError(f'{source}: MMEngine knows no weights of this name; '
-                        'give a path, an address or timm://NAME') from error
+    file = CheckpointLoader.load_checkpoint(source, map_location, 'silent')
     return interpret(file, source, prefix)
 
 
@@ -83,7 +79,8 @@ def interpret(checkpoint: Any, source: str, prefix: str | None = None
     scheme, prefix = _find(tensors, source, prefix)
     below = {key[len(prefix):]: value for key, value in tensors.items()
              if key.startswith(prefix)}
-    names = translate(below, scheme, own_scheme(below))
+    names = translate(below, scheme, scheme if scheme.startswith('mmengine')
+                      else own_scheme(below))
     if scheme.startswith('mmengine'):
         # Also what VoVNet's options add to the published networks.
         names |= {key: key for key in below if key not in names}
@@ -267,14 +264,15 @@ def adapt(model: VoVNet, state_dict: Mapping[str, Tensor], prefix: str = '',
         own, spoken = weights.state_dict, weights.dialect
         for key in weights.left_out:
             del mine[key]
-    elif spoken == Dialect():
-        return dict(state_dict), None  # nothing is known but the names
     else:
         own = {k.removeprefix(prefix): v for k, v in mine.items()}
         try:
             d.structure(own)
         except UserError:
             return dict(state_dict), None  # a part
+        if spoken == Dialect():  # nothing is known but the names
+            _for_stages(model.state_dict(), own, source)
+            return dict(state_dict), None
     ready = fit(model, own, spoken, source)
     others = {k: v for k, v in state_dict.items() if k not in mine}
     return others | {prefix + k: v for k, v in ready.items()}, \
@@ -321,8 +319,8 @@ def fit(model: VoVNet, weights: Mapping[str, Tensor], spoken: Dialect,
         if value is not None and not d.same_option(
                 option, value, getattr(given, option), arch):
             wanted[option] = value
-    if wanted == dict(ese='last') and given.ese == 'all':
-        wanted = {}
+    if wanted.get('ese') == 'last' and given.ese == 'all':
+        del wanted['ese']
         weights = d.add_open_gates(weights, whole)
     if wanted:
         has = dict(model.dialect, arch=model.arch)
@@ -331,28 +329,28 @@ def fit(model: VoVNet, weights: Mapping[str, Tensor], spoken: Dialect,
             f'{_options(wanted)} in the backbone, which has '
             f'{_options({k: has[k] for k in wanted})}')
     if mine.eps is not None and spoken.eps not in (None, mine.eps):
-        weights = d.change_eps(weights, spoken.eps, mine.eps)
-    stages = {key.split('.')[0] for key in own}
+        try:
+            weights = d.change_eps(weights, spoken.eps, mine.eps)
+        except UserError as error:
+            raise UserError(f'VoVNet: {source}: {error}') from error
+    return _for_stages(own, weights, source)
+
+
+def _for_stages(own: Mapping[str, Tensor], weights: Mapping[str, Tensor],
+                source: str) -> dict[str, Tensor]:
+    """Leave out the stages that a backbone does not have, and nothing else."""
+    parts = {key.split('.')[0] for key in own}
     fitting = {key: value for key, value in weights.items()
-               if not key.startswith('stage') or key.split('.')[0] in stages}
-    _check_places(own, fitting, source)
-    return fitting
-
-
-def _check_places(own: Mapping[str, Tensor], weights: Mapping[str, Tensor],
-                  source: str) -> None:
-    """See that no weight of the stem or a stage would be left out."""
-    def named(keys: Mapping) -> set[str]:
-        return {key for key in keys if key.startswith(('stem.', 'stage'))
-                and not key.endswith('num_batches_tracked')}
-
-    extra = sorted(named(weights) - named(own))
-    # Of a network that lacks weights too, others tell.
-    if extra and named(own) <= named(weights):
+               if not key.startswith('stage') or key.split('.')[0] in parts}
+    extra = sorted(key for key in fitting if key not in own
+                   and key.split('.')[0] in parts
+                   and not key.endswith('num_batches_tracked'))
+    if extra:
         raise UserError(
             f'VoVNet: {source}: has {len(extra)} tensors for which the '
             f'backbone has no place, such as {extra[0]}; build it as it was '
             'trained (norm_cfg?), or get weights of this network')
+    return fitting
 
 
 def spoken_by(model: VoVNet) -> Dialect:
