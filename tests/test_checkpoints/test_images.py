@@ -144,6 +144,13 @@ def test_what_is_trained_wants_what_it_is_trained_on(timm):
     assert wanted_images(model.backbone) == Normalization.of(RGB)
 
 
+def test_weights_that_stay_want_what_they_wanted(timm):
+    """A checkpoint of a neck alone, loaded after them."""
+    model = build(BGR, timm)
+    model.load_state_dict({'neck.weight': torch.ones(1)}, strict=False)
+    assert f'wants {Normalization.of(RGB)}' in refusal(model)
+
+
 def test_whole_checkpoints_count_too():
     """``load_from`` of a detector of mmdet3d, and of one's own after it."""
     theirs = {f'img_backbone.{k}': v for k, v in random_weights(

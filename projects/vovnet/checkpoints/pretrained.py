@@ -161,6 +161,8 @@ def read_into_vovnet(module: VoVNet, state_dict: dict[str, Tensor],
     Raises:
         UserError: If the weights are of a network built otherwise.
     """
+    if not any(key.startswith(prefix) for key in state_dict):
+        return  # the weights stay what they are, and from where
     ready, normalization = adapt(module, state_dict, prefix, metadata)
     state_dict.clear()
     state_dict.update(ready)
