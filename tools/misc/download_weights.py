@@ -9,8 +9,8 @@ import sys
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-from vovnet.checkpoints import PUBLISHED, download_weights, read_metafiles
-from vovnet.checkpoints.metafiles import INDEX
+from vovnet.checkpoints import download_weights
+from vovnet.checkpoints.metafiles import INDEX, all_weights
 from vovnet.errors import one_line
 
 
@@ -34,8 +34,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.list:
-        for name, entry in {**PUBLISHED,
-                            **read_metafiles(args.index)}.items():
+        for name, entry in all_weights(args.index).items():
             print(f'{name}  [{entry.licence}]  {entry.url}')
         return
     entry, path = download_weights(args.name, args.index, args.out_dir)

@@ -31,12 +31,21 @@ def find_weights(name: str, index: str) -> Published:
     Raises:
         UserError: If there is no such name, with the nearest ones.
     """
-    known = {**PUBLISHED, **read_metafiles(index)}
+    known = all_weights(index)
     if name not in known:
         near = difflib.get_close_matches(name, known, 3, 0.3) or list(known)
         raise UserError(f'{name}: no weights of this name; the nearest are '
                         f'{", ".join(near[:3])} (--list shows all)')
     return known[name]
+
+
+def all_weights(index: str) -> dict[str, Published]:
+    """Those that others publish and those of an index's metafiles, by name.
+
+    Args:
+        index: As for :func:`read_metafiles`.
+    """
+    return {**PUBLISHED, **read_metafiles(index)}
 
 
 def checksum_of(url: str) -> str:
@@ -49,8 +58,7 @@ def checksum_of(url: str) -> str:
     Returns:
         str: As for :func:`~vovnet.checkpoints.fetch`; empty if unknown.
     """
-    known = [*PUBLISHED.values(), *read_metafiles(INDEX).values()]
-    return next((entry.checksum for entry in known
+    return next((entry.checksum for entry in all_weights(INDEX).values()
                  if entry.url == url and entry.checksum), '')
 
 

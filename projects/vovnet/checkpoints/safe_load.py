@@ -240,13 +240,12 @@ def _in_one_line(load: Callable) -> Callable:
     def load_or_refuse(filename: str, *args, **kwargs) -> Any:
         try:
             return load(filename, *args, **kwargs)
-        except KeyError as error:
-            reason = 'MMEngine knows no weights of this name'
-            cause = error
-        except ImportError as error:
-            reason, cause = str(error).splitlines()[0], error
-        raise UserError(f'checkpoint {filename}: {reason}; give a path, an '
-                        'address or timm://NAME') from cause
+        except (KeyError, ImportError) as error:
+            reason = ('MMEngine knows no weights of this name'
+                      if isinstance(error, KeyError) else
+                      str(error).splitlines()[0])
+            raise UserError(f'checkpoint {filename}: {reason}; give a path, '
+                            'an address or timm://NAME') from error
 
     return load_or_refuse
 
