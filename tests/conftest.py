@@ -3,9 +3,23 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # Several test processes share the cores; must be set before torch is loaded.
 for library in ('OMP', 'OPENBLAS', 'MKL'):
     os.environ.setdefault(f'{library}_NUM_THREADS', '1')
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'projects'))  # also where it is not installed
+
+
+@pytest.fixture
+def any_bf16(monkeypatch):
+    """Let processors without bf16 imitate it: oneDNN refuses, torch does."""
+    import torch
+
+    from vovnet.deploy import modes
+    if modes.obstacle('bf16', torch.device('cpu')):
+        monkeypatch.setattr(modes, '_cpu_has_bf16', lambda: True)
+        monkeypatch.setattr(torch.backends.mkldnn, 'is_available',
+                            lambda: False)

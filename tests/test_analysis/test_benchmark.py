@@ -9,19 +9,22 @@ import pytest
 import torch
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.roi_heads import SingleRoIExtractor
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vovnet.analysis import config_complexity
 from vovnet.analysis.benchmark import (
     Entry,
     Plan,
     benchmark,
-    find_device,
     num_steps,
 )
 from vovnet.analysis.energy import Energy, Reading
 from vovnet.analysis.networks import load_any_config
 from vovnet.analysis.subject import Input, Subject, subject_cost
 from vovnet.errors import UserError
+from vovnet.runtime import forward
+from vovnet.runtime.devices import find_device
 
 module = sys.modules['vovnet.analysis.benchmark']  # not the function
 subject_module = sys.modules['vovnet.analysis.subject']
@@ -82,6 +85,60 @@ def test_random_networks_keep_their_activations(tiny):
     subject = Subject(tiny, Input(part='backbone'))
     for level in subject():
         assert 0.1 < level.std() < 10
+
+
+def test_statistics_are_computed_where_the_network_is():
+    """Also of a network on a device that holds no numbers."""
+    network, seen = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), []
+    network[0].register_forward_hook(
+        lambda conv, args, out: seen.append(args[0].device.type))
+    subject_module._set_statistics(network.to('meta'), torch.ones(1, 3, 8, 8))
+    assert seen == ['meta']
+
+
+def test_a_network_is_on_the_device_before_its_statistics(tiny, monkeypatch):
+    order = []
+    monkeypatch.setattr(subject_module, '_set_statistics', lambda network, _:
+                        order.append(next(network.parameters()).device.type))
+    monkeypatch.setattr(Subject, '_place', lambda self: order.append('place'))
+    with pytest.raises(UserError):  # nothing runs on meta with real images
+        Subject(tiny, Input(part='backbone', device='meta'))
+    assert order == ['meta', 'place']
+
+
+class Operators(TorchDispatchMode):
+    """Notes what is run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function._schema.name)
+        return function(*args, **kwargs or {})
+
+
+def test_a_network_alone_is_timed(tiny):
+    """Nothing is made for RoIs that a detector does not have."""
+    subject = Subject(tiny, Input(nms=False))
+    images, samples = subject._batches[0]
+    with torch.no_grad(), Operators() as plain:
+        subject.network(images, samples, mode='tensor')
+    with Operators() as timed:
+        subject()
+    assert timed.names == plain.names
+
+
+def test_proposals_are_made_on_the_device(two_stage):
+    """A copy from the host would wait for the device, in timed code."""
+    subject = Subject(two_stage, Input(shape=[96], nms=False))
+    with Operators() as made, forward._equal_proposals(
+            subject.network, subject.tensors[0]):
+        [found] = subject.network.rpn_head.predict_by_feat()
+    assert found.bboxes.shape == (1000, 4)
+    assert found.bboxes.unique(dim=0).tolist() == [[0, 0, 32, 32]]
+    assert made.names and not {'aten::_to_copy', 'aten::lift_fresh',
+                               'aten::copy_'} & set(made.names)
 
 
 def test_nms_in_and_out(tiny):
@@ -346,3 +403,13 @@ def test_no_backbone(tiny):
 
 def test_the_cpu_is_there():
     assert find_device('cpu') == torch.device('cpu')
+
+
+@pytest.mark.parametrize(('name', 'index'), [('cuda', 0), ('cuda:1', 1)])
+def test_a_gpu_becomes_the_current_one(name, index, monkeypatch):
+    """Timers synchronize the current device, not the model's."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    monkeypatch.setattr(torch, 'zeros', lambda *args, device: None)
+    assert find_device(name) == torch.device('cuda', index)
+    assert chosen == [torch.device('cuda', index)]

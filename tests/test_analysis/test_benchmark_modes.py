@@ -7,6 +7,7 @@ from vovnet.analysis.benchmark import Entry, Plan, benchmark, in_modes
 from vovnet.analysis.networks import timm_config
 from vovnet.analysis.report import markdown
 from vovnet.analysis.subject import Input, Subject
+from vovnet.deploy import modes
 from vovnet.errors import UserError
 
 QUICK = Plan(repeats=2, seconds=0.02, max_warm_up=0.1, meter='none')
@@ -39,7 +40,7 @@ def test_auto_says_what_it_leaves_out(tiny, no_compiler, monkeypatch):
         in_modes(entries, Input(channels_last=True), ['fold'])
 
 
-def test_the_table_has_modes_and_the_fastest(tiny):
+def test_the_table_has_modes_and_the_fastest(tiny, any_bf16):
     entries, _ = in_modes([Entry('a', tiny)], Input(nms=False),
                           ['eager', 'bf16', 'openvino'])
     report = benchmark(entries, Input(nms=False), QUICK)
@@ -67,12 +68,34 @@ def test_without_modes_the_table_is_as_before(tiny):
     assert 'Fastest' not in text
 
 
-def test_predictions_in_a_mode(tiny):
+def test_predictions_in_a_mode(tiny, any_bf16):
     subject = Subject(tiny, Input(), mode='bf16')
     [sample] = subject()
     assert len(sample.pred_instances) == 7 == subject.detections()
     assert sample.pred_instances.bboxes.dtype == torch.float32
     assert subject.dtype == 'bf16' and subject.foreign
+
+
+@pytest.mark.parametrize('how', [
+    Input(part='backbone'), Input(nms=False)], ids=['backbone', 'detector'])
+def test_nothing_is_compiled_twice(tiny, how, monkeypatch):
+    """What a benchmark times is what was compiled when it was built."""
+    graphs = []
+
+    def count(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda forward, fullgraph, mode: (
+        real(forward, fullgraph=fullgraph, backend=count)))
+    monkeypatch.setattr(modes, '_no_compiler', lambda cuda: None)
+    torch._dynamo.reset()
+    subject = Subject(tiny, how, mode='compile')
+    built = len(graphs)
+    subject()
+    # Backbone alone; or with neck and head.
+    assert len(graphs) == built == (1 if how.part == 'backbone' else 3)
 
 
 def test_networks_of_timm():

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vovnet.analysis import memory
 from vovnet.analysis.memory import allocation_peak, measure_memory
@@ -83,9 +84,35 @@ def test_no_figure_where_the_system_has_none(monkeypatch):
     assert measure_memory(build, CPU)[0].system is None
 
 
+def test_libraries_are_loaded_in_all_types():
+    """A convolution and a product, forward and backward, once a device."""
+    seen = set()
+
+    class Watch(TorchDispatchMode):
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.add((function._schema.name.removeprefix('aten::'),
+                      args[0].dtype if args and isinstance(
+                          args[0], torch.Tensor) else None))
+            return function(*args, **kwargs or {})
+
+    memory._load_libraries.cache_clear()
+    with Watch():
+        memory._load_libraries(CPU)
+    for dtype in torch.float32, torch.float16, torch.bfloat16:
+        assert {('convolution', dtype), ('convolution_backward', dtype),
+                ('mm', dtype)} <= seen
+    seen.clear()
+    with Watch():
+        memory._load_libraries(CPU)
+    assert not seen
+
+
 def test_cuda_figures_are_those_of_one_network(monkeypatch):
     """Scripted allocator: 300 and 400 are held before, 900 and 1500 at the
     peak, which was far higher in the first run."""
+    loaded = []
+    monkeypatch.setattr(memory, '_load_libraries', loaded.append)
     peak = dict(allocated=5000, reserved=6000)
 
     def reset(device):
@@ -102,7 +129,8 @@ def test_cuda_figures_are_those_of_one_network(monkeypatch):
 
     for name, value in dict(
             empty_cache=lambda: None, synchronize=lambda device: None,
-            memory_allocated=lambda device: 300,
+            # What libraries keep is there before anything is counted.
+            memory_allocated=lambda device: 300 if loaded else 0,
             memory_reserved=lambda device: 400,
             reset_peak_memory_stats=reset,
             max_memory_allocated=lambda device: peak['allocated'],

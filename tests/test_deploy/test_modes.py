@@ -53,9 +53,23 @@ def test_bf16_is_not_imitated(feature, monkeypatch):
             assert 'no bf16 instructions' in refused(name)
 
 
-def test_fp16_is_for_gpus():
+def test_fp16_and_cuda_graphs_are_for_gpus(monkeypatch):
+    monkeypatch.setattr(modes, '_cpu_has_bf16', lambda: True)
     assert 'needs a GPU' in refused('fp16')
     assert obstacle('fp16', CUDA) is None
+    for name in 'graph', 'bf16-graph':
+        assert 'CUDA graphs need a GPU' in refused(name)
+    assert obstacle('graph', CUDA) is None
+
+
+@pytest.mark.parametrize('native', [True, False])
+def test_bf16_is_not_imitated_by_gpus(native, monkeypatch):
+    """torch says yes to those that imitate it, unless it is asked."""
+    monkeypatch.setattr(
+        torch.cuda, 'is_bf16_supported',
+        lambda including_emulation=True: including_emulation or native)
+    for name in 'bf16', 'bf16-graph':
+        assert (obstacle(name, CUDA) is None) == native
 
 
 @config.patch({'cpp.cxx': ('no-such-compiler', )})

@@ -17,6 +17,7 @@ from vovnet.deploy.folding import (
     fold_norms,
     fuse_convolutions,
 )
+from vovnet.deploy.modes import MODES
 from vovnet.deploy.optimize import difference, fastest, optimize
 from vovnet.errors import UserError
 from vovnet.runtime.forward import blank_samples, run_network
@@ -76,7 +77,7 @@ ARCHS = {
 
 
 @pytest.mark.parametrize('name', ARCHS)
-def test_backbones_equal_the_plain_ones(name):
+def test_backbones_equal_the_plain_ones(name, any_bf16):
     plain = backbone(**ARCHS[name])
     before = copy.deepcopy(plain.state_dict())
     with torch.no_grad():
@@ -124,7 +125,7 @@ def build(name):
 
 
 @pytest.mark.parametrize('name', DETECTORS)
-def test_detectors_equal_the_plain_ones(name):
+def test_detectors_equal_the_plain_ones(name, any_bf16):
     plain, left = build(name)
     groups = sum(isinstance(m, nn.GroupNorm) for m in plain.modules())
     images = IMAGES[:1]
@@ -151,7 +152,7 @@ def test_detectors_equal_the_plain_ones(name):
 
 @pytest.mark.parametrize(('name', 'mode'), [
     ('RetinaNet', 'compile'), ('two stages', 'bf16-compile')])
-def test_what_is_compiled(name, mode, monkeypatch):
+def test_what_is_compiled(name, mode, monkeypatch, any_bf16):
     """Backbone, neck and dense head, the backbone without breaks."""
     asked = []
 
@@ -170,6 +171,32 @@ def test_what_is_compiled(name, mode, monkeypatch):
         assert_close(run_network(fast, IMAGES[:1]),
                      run_network(plain, IMAGES[:1]),
                      1e-4 if mode == 'compile' else 0.1)
+
+
+@pytest.mark.parametrize('mode', ['compile', 'fp16-compile'])
+def test_one_step_of_cuda_graphs_for_all_parts(mode, monkeypatch):
+    """Each compiled part would else give back what the one before gave."""
+    calls = []
+
+    def compile(forward, **options):
+        name = type(forward.__self__).__name__
+        return lambda *args: (calls.append(name), forward(*args))[1]
+
+    monkeypatch.setattr(torch, 'compile', compile)
+    monkeypatch.setattr(torch.compiler, 'cudagraph_mark_step_begin',
+                        lambda: calls.append('step'))
+    alone, (whole, _) = backbone(), build('RetinaNet')
+    for model in (alone, whole):
+        # Its autocast does nothing to what is on the CPU.
+        deploy._speed_up(model, MODES[mode], torch.device('cuda'))
+    with torch.no_grad():
+        for _ in range(2):
+            run_network(whole, IMAGES)
+        assert calls == ['step', 'VoVNet', 'FPN', type(
+            whole.bbox_head).__name__] * 2
+        calls.clear()
+        alone(IMAGES)
+    assert calls == ['step', 'VoVNet']
 
 
 @pytest.mark.slow
@@ -382,12 +409,12 @@ def test_mistakes(change, mode, said):
     assert '\n' not in str(error.value)
 
 
-def test_optimised_twice():
+def test_optimised_twice(any_bf16):
     with pytest.raises(UserError, match='is optimised already'):
         optimize(optimize(backbone(), 'bf16'))
 
 
-def test_a_mode_that_a_model_cannot_run_in():
+def test_a_mode_that_a_model_cannot_run_in(any_bf16):
     class Strict(nn.Module):
         """Multiplies in single precision only."""
 

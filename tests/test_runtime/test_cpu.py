@@ -2,9 +2,13 @@
 import copy
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
+import pytest
 import torch
+import torch.distributed as dist
+from mmengine.model import MMDistributedDataParallel
 
 from vovnet.models import VoVNet
 from vovnet.runtime import ChannelsLastHook
@@ -51,3 +55,33 @@ def test_channels_last_trains_alike():
         (a.square().mean() + b.square().mean()).backward(retain_graph=True)
     for a, b in zip(plain.parameters(), ours.parameters()):
         assert torch.allclose(a.grad, b.grad)
+
+
+@pytest.fixture
+def group(tmp_path):
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/group',
+                            rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_gradients_of_ddp_are_channels_last(group):
+    """DDP lays its buckets out as the weights are when it wraps them."""
+    wrapped = []
+
+    def wrap_model(cfg, model):
+        wrapped.append(cfg)
+        return MMDistributedDataParallel(model)
+
+    runner = SimpleNamespace(
+        model=wrap_model(None, VoVNet('V2-19-slim')), wrap_model=wrap_model,
+        cfg=dict(model_wrapper_cfg=dict(type='mine')))
+    ChannelsLastHook().before_run(runner)
+    assert wrapped == [None, dict(type='mine')]
+    x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # that strides do not match
+        for _ in range(2):
+            sum(out.mean() for out in runner.model(x)).backward()
+    for weight in runner.model.parameters():
+        assert weight.grad.stride() == weight.stride()

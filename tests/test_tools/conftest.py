@@ -120,7 +120,9 @@ def run_tool():
     server = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name('fork_server.py'))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, 'PYTHONPATH': str(ROOT / 'projects')})
+        # On the CPU, whatever else the machine has.
+        env={**os.environ, 'PYTHONPATH': str(ROOT / 'projects'),
+             'CUDA_VISIBLE_DEVICES': ''})
     while server.stdout.readline().strip() not in ('ready', ''):
         pass
 

@@ -19,6 +19,7 @@ from mmengine.config import Config
 from ..deploy.modes import MODES, check_mode, obstacle
 from ..deploy.optimize import DTYPES
 from ..errors import UserError
+from ..runtime.devices import find_device
 from .complexity import CONVENTION, Cost
 from .conditions import conditions
 from .energy import (
@@ -29,6 +30,7 @@ from .energy import (
     summarise,
 )
 from .latency import (
+    MEASURED,
     ORDERS,
     Latency,
     matmul_peak,
@@ -219,33 +221,6 @@ class Report:
             results=[result.to_dict() for result in self.results])
 
 
-def find_device(name: str) -> torch.device:
-    """Find the device that an option names.
-
-    Args:
-        name (str): As torch names it.
-
-    Returns:
-        torch.device: With its index, if it is a GPU.
-
-    Raises:
-        UserError: If it is not there.
-    """
-    try:
-        device = torch.device(name)
-        if device.type == 'cuda' and device.index is None:
-            device = torch.device('cuda', 0)
-        torch.zeros(1, device=device)
-    except Exception as error:  # torch raises what it likes
-        reason = str(error).strip().split('\n')[0]
-        raise UserError(f'--device {name}: {reason.split(". ")[0]}; use '
-                        '--device cpu or a '
-                        'device that torch can see') from error
-    if device.type not in ('cpu', 'cuda'):
-        raise UserError(f'--device {name}: only cpu and cuda are measured')
-    return device
-
-
 def check_plan(plan: Plan, how: Input) -> None:
     """Refuse settings that measure nothing.
 
@@ -293,7 +268,7 @@ def in_modes(entries: Sequence[Entry], how: Input, modes: Sequence[str]
     if how.dtype != 'fp32' or how.channels_last:
         raise UserError('--dtype, --channels-last: leave them out with '
                         '--optimize, whose modes set them')
-    device = find_device(how.device)
+    device = find_device(how.device, MEASURED)
     reasons = {name: obstacle(name, device) or (
         'decodes no boxes; use --nms out or --part backbone'
         if mode.runtime and how.part == 'detector' and how.nms else None)
@@ -346,7 +321,7 @@ def benchmark(entries: Sequence[Entry], how: Input, plan: Plan,
             a network cannot be built or run.
     """
     check_plan(plan, how)
-    device = find_device(how.device)
+    device = find_device(how.device, MEASURED)
     meter = find_meter(device, plan.meter)
     if device.type == 'cuda':
         # Only for a fixed shape does cuDNN's search for algorithms pay.

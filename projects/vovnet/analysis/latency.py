@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+# Types of devices whose time and memory can be measured.
+MEASURED = 'cpu', 'cuda'
 ORDERS = ('interleaved', 'shuffled', 'sequential')
 
 
@@ -139,11 +141,12 @@ def warm_up(clock: Callable[[], float], min_runs: int = 10,
     Returns:
         tuple[int, bool]: Number of runs, and whether the times settled.
     """
-    times = []
+    times, total = [], 0.
     while True:
         times.append(clock())
-        if len(times) < max(min_runs, 6) or sum(times) < min_seconds:
-            if sum(times) >= max_seconds and len(times) >= 6:
+        total += times[-1]
+        if len(times) < max(min_runs, 6) or total < min_seconds:
+            if total >= max_seconds and len(times) >= 6:
                 return len(times), False
             continue
         window = max(3, len(times) // 5)
@@ -151,7 +154,7 @@ def warm_up(clock: Callable[[], float], min_runs: int = 10,
         before = median(times[-2 * window:-window])
         if abs(last - before) <= tolerance * before:
             return len(times), True
-        if sum(times) >= max_seconds:
+        if total >= max_seconds:
             return len(times), False
 
 
@@ -212,12 +215,13 @@ def measure_latency(runs: Sequence[Callable[[], Any]], device: torch.device,
             lambda run=run: time_run(run, device), max_seconds=max_warm_up)))
         progress()
     for index in turns(len(runs), repeats, order):
-        run, times, batches = runs[index], [], []
+        run, times, batches, total = runs[index], [], [], 0.
         time_run(run, device)
         round_ = getattr(run, 'num_batches', 1)
-        while (len(times) < min_runs or sum(times) < seconds
+        while (len(times) < min_runs or total < seconds
                or len(times) % round_):
             times.append(time_run(run, device))
+            total += times[-1]
             batches.append(getattr(run, 'batch', 0))
         found[index].repeats.append(times)
         found[index].batches.append(batches)
@@ -264,7 +268,8 @@ def _fastest_matmul(n: int, device: torch.device, dtype: torch.dtype,
         return time_run(lambda: torch.mm(a, b, out=out), device)
 
     clock()
-    times = [clock()]
-    while sum(times) < seconds:
-        times.append(clock())
-    return min(times)
+    fastest = total = clock()
+    while total < seconds:
+        took = clock()
+        fastest, total = min(fastest, took), total + took
+    return fastest

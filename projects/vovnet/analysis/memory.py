@@ -12,11 +12,15 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
+
+from ..deploy.optimize import DTYPES
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def measure_memory(build: Callable[[], tuple[nn.Module, Iterable[Tensor],
 
 
 def _watch_cuda(build: Callable, device: torch.device) -> tuple:
+    _load_libraries(device)
     gc.collect()
     torch.cuda.empty_cache()
     allocated = torch.cuda.memory_allocated(device)
@@ -84,6 +89,21 @@ def _watch_cuda(build: Callable, device: torch.device) -> tuple:
         torch.cuda.max_memory_allocated(device) - allocated,
         torch.cuda.max_memory_reserved(device) - reserved,
         free_before - free, total - free), run
+
+
+@cache
+def _load_libraries(device: torch.device) -> None:
+    """Have the libraries take what they keep, which is no network's.
+
+    cuDNN's and cuBLAS's handles and work spaces, and kernels that are loaded
+    when they are first used, would count for the first network.
+    """
+    for dtype in DTYPES.values():
+        maps = torch.ones(2, 8, 16, 16, dtype=dtype, device=device,
+                          requires_grad=True)
+        matrix = maps[0, 0]
+        (F.conv2d(maps, maps[:, :, :3, :3]).sum()
+         + (matrix @ matrix).sum()).backward()
 
 
 def _watch_cpu(build: Callable, device: torch.device) -> tuple:

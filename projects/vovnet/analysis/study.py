@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..runtime import launch
+from ..runtime.devices import find_device
 from .aggregation_weights import (
     BlockWeights,
     aggregation_weights,
@@ -35,7 +36,7 @@ from .aggregation_weights import (
 )
 from .complexity import CONVENTION, Cost
 from .conditions import conditions
-from .latency import Latency, measure_latency
+from .latency import MEASURED, Latency, measure_latency
 from .memory import measure_memory
 from .networks import (
     build_network,
@@ -154,7 +155,7 @@ def study(networks: Sequence[Trained], work_dir: str, device: str = 'cpu',
         UserError: If a test set is not there, a checkpoint is of another
             model, or a config has no accuracy or no training.
     """
-    where = torch.device(device)
+    where = find_device(device, MEASURED)
     for network in networks:
         _check(network.cfg)
     accuracies, costs, memories, steps = [], [], [], []

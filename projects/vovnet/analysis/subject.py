@@ -117,9 +117,9 @@ class Subject:
         self._batches = (_pictures(cfg, how) if how.data else
                          _noise(cfg, how, self.network))
         self.num_batches = len(self._batches)
+        self.network.to(self._device).eval()
         if checkpoint is None:
             _set_statistics(self.network, self._batches[0][0])
-        self.network.eval()
         self._place()
         self.tensors = [images for images, _ in self._batches]
         self.shapes = Counter(tuple(t.shape) for t in self.tensors)
@@ -176,7 +176,8 @@ class Subject:
         """Run on the next batch, without gradients."""
         self.batch = (self.batch + 1) % self.num_batches
         images, samples = self._batches[self.batch]
-        with torch.inference_mode(), self._autocast:
+        # As MMEngine tests, and as what is compiled was compiled.
+        with torch.no_grad(), self._autocast:
             if self._runtime:
                 return self._runtime(images)
             if not isinstance(self.network, BaseModel):
@@ -264,13 +265,13 @@ def _set_statistics(network: nn.Module, images: Tensor) -> None:
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm)
              and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
-    network.eval()
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
     # Two images: BN cannot train on a single value of each channel.
     noise = torch.randn(2, *images.shape[1:],
-                        generator=torch.Generator().manual_seed(1))
+                        generator=torch.Generator().manual_seed(1)).to(
+                            next(network.parameters()).device)
     try:
         with torch.no_grad():
             run_network(network, noise)
@@ -279,5 +280,6 @@ def _set_statistics(network: nn.Module, images: Tensor) -> None:
     except Exception:  # the run that follows says it in better words
         pass
     finally:
+        network.eval()
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum

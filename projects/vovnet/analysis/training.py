@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models import VoVNet
 from ..models.backbones.vovnet import CHECKPOINTS
-from .benchmark import find_device
+from ..runtime.devices import find_device
 from .conditions import conditions
-from .latency import Latency, time_run, turns
+from .latency import MEASURED, Latency, time_run, turns
 from .memory import Memory, measure_memory
 from .report import MARK, NONE, markdown_table
 from .subject import DTYPES
@@ -265,7 +265,7 @@ def measure_training(archs: Sequence[str], setup: Setup,
             raise UserError(f'arch {arch}: timm has none like it; choose from '
                             f'{", ".join(TIMM)}')
     setup.check()
-    timm, device = find_timm(), find_device(setup.device)
+    timm, device = find_timm(), find_device(setup.device, MEASURED)
     if device.type == 'cuda':
         torch.backends.cudnn.benchmark = True  # all shapes are fixed
     on = dict(_settings(setup), **conditions(device), timm=timm.__version__)

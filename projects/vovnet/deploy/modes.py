@@ -18,12 +18,14 @@ class Mode(NamedTuple):
         dtype: Of weights and activations, a name as ``--dtype`` has it.
         fold: Whether batch norms are folded and channels come last.
         compile: Whether ``torch.compile`` writes the kernels.
+        graph: Whether torch's kernels are recorded in CUDA graphs.
         runtime: The package that runs it in torch's place; '' for torch.
     """
     what: str
     dtype: str = 'fp32'
     fold: bool = True
     compile: bool = False
+    graph: bool = False
     runtime: str = ''
 
 
@@ -31,13 +33,19 @@ MODES = {
     'eager': Mode('as built', fold=False),
     'fold': Mode('batch norms folded, channels last, on a CPU ReLU fused '
                  'by oneDNN'),
+    'graph': Mode('folded, channels last, replayed as CUDA graphs',
+                  graph=True),
     'compile': Mode('folded, compiled by Inductor with frozen weights (on '
                     'CUDA with CUDA graphs)', compile=True),
     'bf16': Mode('folded, channels last, on a CPU ReLU fused by oneDNN',
                  'bf16'),
+    'bf16-graph': Mode('folded, channels last, replayed as CUDA graphs',
+                       'bf16', graph=True),
     'bf16-compile': Mode('folded, compiled by Inductor with frozen weights '
                          '(on CUDA with CUDA graphs)', 'bf16', compile=True),
     'fp16': Mode('folded, channels last', 'fp16'),
+    'fp16-graph': Mode('folded, channels last, replayed as CUDA graphs',
+                       'fp16', graph=True),
     'fp16-compile': Mode('folded, compiled by Inductor, CUDA graphs', 'fp16',
                          compile=True),
     'onnxruntime': Mode('folded, ONNX Runtime', runtime='onnxruntime'),
@@ -68,8 +76,11 @@ def obstacle(name: str, device: torch.device) -> str | None:
                     f'{" ".join(missing)}`')
     if mode.dtype == 'fp16' and not cuda:
         return 'needs a GPU; use bf16 on a CPU'
+    if mode.graph and not cuda:
+        return 'CUDA graphs need a GPU; use fold or bf16 on a CPU'
     if mode.dtype == 'bf16' and not (
-            torch.cuda.is_bf16_supported() if cuda else _cpu_has_bf16()):
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if cuda else _cpu_has_bf16()):
         return ('this processor has no bf16 instructions and would only '
                 'imitate them; use fold or compile')
     return _no_compiler(cuda) if mode.compile else None

@@ -5,7 +5,6 @@ Inductor's freezing, CUDA graphs, autocast.
 """
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import UserError
 from ..runtime.forward import run_network
+from .cuda_graph import CUDAGraphed
 from .folding import OneDNNConv2d, fold_norms, fuse_convolutions
 from .modes import MODES, Mode, check_mode, obstacle
 
@@ -40,10 +40,10 @@ def optimize(model: nn.Module, mode: str = 'fold',
     ReLU in one, on weights that are laid out once. In 16 bits convolutions
     and linear layers have weights of that type and run under autocast; what
     heads give is in single precision again, and so is the decoding of boxes.
-    The maps of a backbone alone stay in 16 bits. Compiled are backbone (one
-    graph, without breaks), neck and dense heads; a new size of the images
-    compiles them again. On CUDA the compiled maps of a backbone alone are
-    overwritten by the next run.
+    The maps of a backbone alone stay in 16 bits. Compiled, or recorded as CUDA
+    graphs, are backbone (one graph, without breaks), neck and dense heads; a
+    new size of the images does it again. On CUDA the maps that these give of
+    a backbone alone are overwritten by the next run.
 
     Args:
         model (nn.Module): In eval mode. It stays as it is.
@@ -257,11 +257,13 @@ def difference(found: Any, expected: Any) -> float:
 def _speed_up(model: nn.Module, mode: Mode, device: torch.device) -> None:
     """Set precision and compiler of a model's parts, in place."""
     dtype = DTYPES[mode.dtype]
-    if dtype == torch.float32 and not mode.compile:
+    if dtype == torch.float32 and not (mode.compile or mode.graph):
         return
+    kernels = (partial(_compiled, device=device) if mode.compile else
+               CUDAGraphed if mode.graph else None)
+    whole = partial(kernels, fullgraph=True) if mode.compile else kernels
     if not isinstance(model, BaseModel):
-        return _wrap(model, dtype, device, compile='one graph'
-                     if mode.compile else '')
+        return _wrap(model, dtype, device, whole, starts=mode.compile)
     for name, part in model.named_children():
         if isinstance(part, BaseRoIHead):
             # Their number of boxes changes: not compiled.
@@ -270,46 +272,63 @@ def _speed_up(model: nn.Module, mode: Mode, device: torch.device) -> None:
                              else [module]):
                     _wrap(head, dtype, device, ends=True)
         elif name != 'data_preprocessor':
-            _wrap(part, dtype, device, ends=name not in ('backbone', 'neck'),
-                  compile='' if not mode.compile else
-                  'one graph' if name == 'backbone' else 'graphs')
+            first = name == 'backbone'
+            _wrap(part, dtype, device, whole if first else kernels,
+                  starts=first and mode.compile,
+                  ends=name not in ('backbone', 'neck'))
 
 
 def _wrap(part: nn.Module, dtype: torch.dtype, device: torch.device,
-          ends: bool = False, compile: str = '') -> None:
+          kernels: Callable[[Callable], Callable] | None = None,
+          starts: bool = False, ends: bool = False) -> None:
     """Have a part run in a precision, and give single precision if it ends.
 
     Args:
         part (nn.Module): Its forward is replaced.
         dtype (torch.dtype): For convolutions and products.
         device (torch.device): Where it runs.
+        kernels (Callable, optional): Makes a forward fast.
+        starts (bool): Whether it is the first of several compiled parts.
         ends (bool): Whether decoding follows, and no other part.
-        compile (str): 'one graph', 'graphs' or '' for not at all.
     """
     low = dtype != torch.float32
     widen = lambda tree: tree_map_only(
         Tensor, lambda t: t.float() if t.dtype == dtype else t, tree)
-    forward, extracts = part.forward, isinstance(part, BaseRoIExtractor)
-    frozen = nullcontext
-    if compile:
-        # Dynamo counts the copies of a network, and the sizes of the images,
-        # against one limit of 8, behind which nothing is compiled any more.
-        dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
-        forward = torch.compile(
-            forward, fullgraph=compile == 'one graph',
-            mode='reduce-overhead' if device.type == 'cuda' else None)
-        if device.type == 'cpu':
-            # An option of torch.compile would be hidden from Dynamo, and the
-            # weights would not be laid out beforehand.
-            frozen = partial(inductor.patch, freezing=True)
+    extracts = isinstance(part, BaseRoIExtractor)
+    forward = kernels(part.forward) if kernels else part.forward
 
     def run(*args, **kwargs) -> Any:
         if low and extracts:  # RoIAlign, whose boxes need every bit
             args, kwargs = widen((args, kwargs))
-        with torch.no_grad(), frozen(), torch.autocast(
+        if starts and device.type == 'cuda':
+            # Else each compiled part would take itself for a new iteration,
+            # and give back the memory of what the part before it gave.
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.no_grad(), torch.autocast(
                 device.type, dtype if low else None,
                 enabled=low and not extracts):
             result = forward(*args, **kwargs)
         return widen(result) if low and ends else result
 
     part.forward = run
+
+
+def _compiled(forward: Callable, device: torch.device,
+              fullgraph: bool = False) -> Callable:
+    """Compile a forward, on CUDA with CUDA graphs."""
+    # Dynamo counts the copies of a network, and the sizes of the images,
+    # against one limit of 8, behind which nothing is compiled any more.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
+    compiled = torch.compile(
+        forward, fullgraph=fullgraph,
+        mode='reduce-overhead' if device.type == 'cuda' else None)
+    if device.type == 'cuda':
+        return compiled
+
+    def run(*args, **kwargs) -> Any:
+        # An option of torch.compile would be hidden from Dynamo, and the
+        # weights would not be laid out beforehand.
+        with inductor.patch(freezing=True):
+            return compiled(*args, **kwargs)
+
+    return run

@@ -8,6 +8,7 @@ import ctypes
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -46,4 +47,10 @@ class ChannelsLastHook(Hook):
         Args:
             runner: About to train or test.
         """
+        wrapped = is_model_wrapper(runner.model)
+        if wrapped:
+            runner.model = runner.model.module
         runner.model.to(memory_format=torch.channels_last)
+        if wrapped:  # anew: DDP lays gradients out as it finds the weights
+            runner.model = runner.wrap_model(
+                runner.cfg.get('model_wrapper_cfg'), runner.model)

@@ -73,11 +73,15 @@ def run_network(network: nn.Module, images: Tensor,
 def _equal_proposals(network: nn.Module, images: Tensor) -> Iterator[None]:
     """Have the RPN of a two-stage detector propose the same boxes always."""
     count = default_proposals(network)
-    heads = [] if not count else [
-        module for module in network.rpn_head.modules()
-        if hasattr(module, 'predict_by_feat')]
-    box = images.new_tensor([0, 0, 32, 32])
-    proposals = [InstanceData(bboxes=box.repeat(count, 1)) for _ in images]
+    if not count:
+        yield
+        return
+    heads = [module for module in network.rpn_head.modules()
+             if hasattr(module, 'predict_by_feat')]
+    # Filled there: a copy from the host would wait for the device.
+    boxes = images.new_zeros(count, 4)
+    boxes[:, 2:] = 32
+    proposals = [InstanceData(bboxes=boxes) for _ in images]
     for head in heads:
         head.predict_by_feat = lambda *_, **__: proposals
     try:

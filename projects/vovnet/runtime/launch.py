@@ -219,16 +219,18 @@ def _leave_group() -> None:
     destructors behind Python's end ("terminate called without an active
     exception"; with gloo, 1 of 12 runs), and the run that
     succeeded counts as failed. So a process that is done leaves before them.
+
+    One that failed leaves its group as it is: NCCL would wait for collectives
+    that the others have begun, and these wait until it is gone.
     """
-    if torch.distributed.is_initialized():
+    if _succeeded and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    if _succeeded:
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if _succeeded else 1)
 
 
 def check_work_dir(path: str, option: str = '--work-dir') -> None:

@@ -28,6 +28,7 @@ from torch import nn
 from ..checkpoints import check_images, get_state_dict, load_whole
 from ..errors import UserError
 from ..images import find_images, output_files
+from .devices import find_device
 
 __all__ = ['detect', 'find_images', 'load_detector', 'to_instances']
 
@@ -52,6 +53,8 @@ def load_detector(cfg: Config, checkpoint: str,
     if 'model' not in cfg:
         raise UserError(f'config {cfg.filename}: describes no model; name a '
                         "detector's")
+    where = find_device(
+        device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = None  # all weights are loaded below
@@ -65,12 +68,7 @@ def load_detector(cfg: Config, checkpoint: str,
     meta = DATASETS.build({**data, 'lazy_init': True}).metainfo
     meta.update(loaded.get('meta', {}).get('dataset_meta', {}))
     model.dataset_meta = meta
-    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    try:
-        return model.to(device).eval()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f'--device {device}: {reason}') from error
+    return model.to(where).eval()
 
 
 def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
