@@ -15,14 +15,24 @@ DEMO_CHECKPOINT := $(DEMO_DIR)/epoch_3.pth
 STUDY_DIR := work_dirs/study
 STUDY_NETWORKS := densenet-40 osa-12-20 osa-5-43
 
+# Where measurements on a GPU go. The dry run has a folder of its own.
+DEVICE ?= cuda
+GPU_SECONDS ?= 530
+GPU_DIR ?= work_dirs/gpu$(if $(filter cpu,$(DEVICE)),-dry-run)
+# The Python that is named, or else the one of make setup where there is one.
+GPU_PYTHON = $(if $(filter default undefined file,$(origin PYTHON)),$(or $(wildcard $(VENV)),$(PYTHON)),$(PYTHON))
+WHEELS_PYTHON ?= 3.12
+
 .PHONY: help setup demo demo-clean compare table2 table4 study study-clean \
-	test lint lock
+	gpu gpu-wheels gpu-page test lint lock
 
 help:
 	@echo 'make demo   train, evaluate and draw a small detector (setup + 6 minutes)'
 	@echo 'make compare  VoVNet beside ResNet and DenseNet: speed, memory, energy (setup + 3 minutes)'
 	@echo 'make table2  the lightweight detectors of the paper, its figures beside them; make table4 the large ones'
 	@echo 'make study  the paper'"'"'s dense and one-shot networks trained side by side, reduced (setup + at most 20 minutes)'
+	@echo 'make gpu    everything that a GPU can show, in 9 minutes, without set-up (docs/gpu.md); DEVICE=cpu is the dry run'
+	@echo 'make gpu-wheels  the packages to bring to a GPU without a registry, .wheels; make gpu-page  results as docs/gpu.md'
 	@echo 'make test   lint and the whole test suite (setup + 8 to 14 minutes)'
 	@echo 'make lint   style only'
 	@echo 'make setup  the environment alone (2 to 4 minutes, 6 GB)'
@@ -101,6 +111,25 @@ study: setup
 
 study-clean:
 	rm -rf $(STUDY_DIR) data/shapes_ten
+
+# On a machine with one GPU; nothing is set up, and no registry is needed.
+gpu:
+	@$(GPU_PYTHON) tools/misc/gpu_session.py $(GPU_DIR) --device $(DEVICE) \
+		--seconds $(GPU_SECONDS) $(ARGS)
+
+# What `make gpu` takes where there is no registry: 12 MB, to be copied along.
+gpu-wheels:
+	@rm -rf .wheels
+	@$(GPU_PYTHON) -m pip download -q --disable-pip-version-check --no-deps \
+		--only-binary=:all: --implementation cp \
+		--python-version $(WHEELS_PYTHON) \
+		$(foreach n,5 12 17 24 27 28 31 34 35,--platform manylinux_2_$(n)_x86_64) \
+		--platform manylinux2014_x86_64 --platform manylinux1_x86_64 \
+		-d .wheels -c requirements/constraints.txt -r requirements/gpu.txt
+	@du -sh .wheels
+
+gpu-page: setup
+	@$(VENV) tools/analysis_tools/gpu_page.py $(GPU_DIR)/results $(ARGS)
 
 lint: setup
 	@echo 'lint: ruff'

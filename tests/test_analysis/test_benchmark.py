@@ -1,7 +1,10 @@
 """vovnet.analysis.benchmark on the CPU for real, and with a scripted meter."""
 import copy
+import json
 import math
+import re
 import sys
+import weakref
 
 import cv2
 import numpy as np
@@ -21,6 +24,7 @@ from vovnet.analysis.benchmark import (
 )
 from vovnet.analysis.energy import Energy, Reading
 from vovnet.analysis.networks import load_any_config
+from vovnet.analysis.report import load, markdown, save
 from vovnet.analysis.subject import Input, Subject, subject_cost
 from vovnet.errors import UserError
 from vovnet.runtime import forward
@@ -245,6 +249,134 @@ def test_energy_in_turns_gross_and_net(tiny, monkeypatch):
     # Each network's own: before its first window, after its last.
     assert [e.before['windows'] for e in (a, b)] == [1, 2]
     assert [e.after['windows'] for e in (a, b)] == [6, 7]
+
+
+def broken(cfg):
+    """A config whose network fails when it is run."""
+    cfg = copy.deepcopy(cfg)
+    cfg.model.backbone.arch.aggregated_channels = (16, 24, 16)  # not the neck
+    return cfg
+
+
+def test_a_network_that_fails_is_named_and_the_others_go_on(tiny):
+    saves = []
+    found = benchmark(
+        [Entry('good', tiny), Entry('bad', broken(tiny)),
+         Entry('fine', tiny)], Input(), QUICK,
+        save=lambda report: saves.append(json.loads(json.dumps(
+            report.to_dict()))))
+    good, bad, fine = found.results
+    assert good.fps > 0 and fine.fps > 0 and not good.failure
+    assert 'cannot run on cpu' in bad.failure and bad.fps is None
+    assert bad.problems == [f'failed: {bad.failure}']
+    text = markdown(found)
+    assert f'bad ! failed: {bad.failure}.' in text
+    row = next(line for line in text.splitlines() if line[:5] == '| bad')
+    assert '| n/a |' in row
+    # After each network, each warm-up and each turn.
+    assert len(saves) > 3 + 2 + 2 * 2
+    assert [one['memory'] is not None for one in saves[0]['results']] == [
+        True, False, False]
+    assert saves[0]['results'][0]['latency'] is None
+    with pytest.raises(UserError, match='^bad: .* cannot run on cpu'):
+        benchmark([Entry('bad', broken(tiny))], Input(), QUICK)
+
+
+@pytest.mark.parametrize(('error', 'said'), [
+    (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB. '
+                            'GPU 0 has'), '^CUDA out of memory; lower '
+     '--batch-size or --shape$'),
+    (RuntimeError('an illegal memory access\nwas met'),
+     '^RuntimeError: an illegal memory access$')])
+def test_a_network_that_fails_in_its_turn(tiny, error, said, monkeypatch):
+    """What it had until then stays; nothing holds it any longer."""
+    turns_taken, alive = [], []
+    real = module.take_turn
+
+    def take_turn(latency, run, *args):
+        turns_taken.append(run)
+        if len(turns_taken) == 4:  # of the second network, in its second
+            alive.append(weakref.ref(run.network))
+            turns_taken.clear()
+            raise error
+        real(latency, run, *args)
+
+    monkeypatch.setattr(module, 'take_turn', take_turn)
+    found = benchmark([Entry('a', tiny), Entry('b', tiny)], Input(),
+                      Plan(3, 0.02, max_warm_up=0.1, meter='none'))
+    a, b = found.results
+    assert len(a.latency.repeats) == 3 and len(b.latency.repeats) == 1
+    assert re.search(said, b.failure) and not a.failure
+    error.__traceback__ = None
+    assert alive[0]() is None
+
+
+def test_a_run_that_was_ended_is_resumed(tiny, tmp_path, monkeypatch):
+    """Nothing that is complete is measured again."""
+    class End(BaseException):
+        """As a signal."""
+
+    entries = [Entry(name, tiny) for name in 'ab']
+    meter = ScriptedMeter()
+    monkeypatch.setattr(module, 'find_meter', lambda device, kind: meter)
+    monkeypatch.setattr(module.time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(module, 'measure_idle',
+                        lambda meter, seconds: Reading(10., 2.))
+    windows, file = [], str(tmp_path / 'a.json')
+
+    def measure_window(meter, run, *args):
+        windows.append(run)
+        if len(windows) == 4:
+            raise End
+        return Reading(20. + len(windows), 2.), 4
+
+    monkeypatch.setattr(module, 'measure_window', measure_window)
+    plan = Plan(2, 0.02, max_warm_up=0.1, energy_repeats=3)
+    with pytest.raises(End):
+        benchmark(entries, Input(), plan,
+                  save=lambda report: save(report, [file]))
+    saved = load([file])
+    first = [r['latency']['repeats'] for r in saved['results']]
+    assert [len(r['energy']['windows']) for r in saved['results']] == [2, 1]
+    built = []
+    real = module.Subject
+    monkeypatch.setattr(module, 'Subject', lambda *args: (
+        built.append(args), real(*args))[1])
+    found = benchmark(entries, Input(), plan, saved=saved)
+    assert [r.latency.repeats for r in found.results] == first
+    assert len(windows) == 4 + 1 + 2
+    assert [[w.reading.joules for w in r.energy.windows]
+            for r in found.results] == [[21, 23, 25], [22, 26, 27]]
+    assert len(built) == 2
+    date = saved['conditions']['date']
+    assert found.notes == [f'{module.KEPT} a, b, on {date}.']
+    # And what has everything is not even built.
+    again = benchmark(entries, Input(), plan, saved=found.to_dict())
+    assert len(built) == 2 and again.to_dict()['results'] == found.to_dict()[
+        'results']
+    # Another network of that name, or another batch, is not taken for it.
+    wide = copy.deepcopy(tiny)
+    wide.model.backbone.arch.stage_channels = (16, 8, 8)
+    benchmark([entries[0], Entry('b', wide)], Input(), plan,
+              saved=found.to_dict())
+    assert len(built) == 3
+    with pytest.raises(UserError, match='batch: 1, and this is 2; choose '
+                       'another --out'):
+        benchmark(entries, Input(batch_size=2), plan, saved=saved)
+
+
+def test_what_failed_is_tried_again(tiny):
+    found = benchmark([Entry('a', tiny), Entry('b', broken(tiny))], Input(),
+                      QUICK)
+    saved = json.loads(json.dumps(found.to_dict()))
+    for one in saved['results']:  # as if the config had been right
+        one['model_crc32'] = saved['results'][0]['model_crc32']
+    again = benchmark([Entry('a', tiny), Entry('b', tiny)], Input(), QUICK,
+                      saved=saved)
+    assert [r.failure for r in again.results] == ['', '']
+    assert again.results[0].latency.repeats == found.results[
+        0].latency.repeats
+    assert again.results[1].fps > 0
 
 
 def test_disturbed_results_say_so(tiny):

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vovnet.models import VoVNet
 from vovnet.models.backbones.vovnet import OSABlock
+from vovnet.models.recompute import recompute
 
 MODES = ('pointwise', 'block')
 TINY = dict(num_blocks=(1, 2), num_layers=2, stage_channels=(8, 12),
@@ -35,8 +36,8 @@ def build(with_cp=False, **options):
         if getattr(module, 'running_mean', None) is not None:
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
-        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) and \
-                module.weight is not None:
+        if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm,
+                               nn.GroupNorm)) and module.weight is not None:
             nn.init.uniform_(module.weight, -0.5, 1.5)
             nn.init.normal_(module.bias)
     return model.train()
@@ -97,7 +98,8 @@ CASES = {
     'frozen_norm': dict(V2, norm_cfg=dict(type='BN', requires_grad=False)),
     'gn': dict(V2, norm_cfg=dict(type='GN', num_groups=4)),
     'in': dict(V2, norm_cfg=dict(type='IN')),
-    'syncbn': dict(V2, norm_cfg=dict(type='SyncBN'), norm_eval=True),
+    'syncbn': dict(V2, norm_cfg=dict(type='SyncBN')),
+    'syncbn_eval': dict(V2, norm_cfg=dict(type='SyncBN'), norm_eval=True),
     'no_norm': dict(V2, norm_cfg=None),
     'no_momentum': dict(V2, norm_cfg=dict(type='BN', momentum=None)),
     'no_affine': dict(V2, norm_cfg=dict(type='BN', affine=False)),
@@ -148,6 +150,25 @@ def test_under_autocast(dtype, norm_cfg):
         assert found[mode][2] <= 1.02 * found[False][2]
 
 
+@pytest.mark.parametrize('keep_convolutions', [True, False])
+def test_residual_of_a_wider_type(keep_convolutions):
+    """As of a stem that is kept out of autocast."""
+    block = build(arch=dict(TINY, aggregated_channels=(12, 24)), ese='none',
+                  residual='same-width').stage2.block1
+    found = []
+    for run in (block, lambda x: recompute(
+            block.segment(), x, keep_convolutions)[0]):
+        block.zero_grad()
+        torch.manual_seed(2)
+        x = torch.randn(2, 12, 16, 16, requires_grad=True)
+        with torch.autocast('cpu', torch.bfloat16):
+            y = run(x)
+        loss_of([y]).backward()
+        found.append(([y], state(block, x)[0], {}))
+    assert y.dtype == torch.float32
+    assert_same(*found, 0.02)
+
+
 @pytest.mark.parametrize('mode', MODES)
 def test_in_double_precision(mode):
     x = torch.randn(2, 3, 64, 64, dtype=torch.double)
@@ -158,11 +179,13 @@ def test_in_double_precision(mode):
 @pytest.mark.parametrize('mode', MODES)
 def test_channels_last(mode):
     x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
-    plain, saving = (
-        step(build(with_cp, **V2).to(memory_format=torch.channels_last), x)
-        for with_cp in (False, mode))
+    models = [build(with_cp, **V2).to(memory_format=torch.channels_last)
+              for with_cp in (False, mode)]
+    plain, saving = (step(model, x) for model in models)
     assert_same(plain, saving)
     assert saving[0][0].is_contiguous(memory_format=torch.channels_last)
+    # DDP would have to copy gradients in another order.
+    assert all(p.grad.stride() == p.stride() for p in models[1].parameters())
 
 
 @pytest.mark.parametrize('mode', MODES)

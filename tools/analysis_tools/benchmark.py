@@ -112,6 +112,9 @@ def parse_args() -> argparse.Namespace:
                      f'{", ".join(report.FORMATS)}')
     out.add_argument('--overwrite', action='store_true',
                      help='files of --out that are there')
+    out.add_argument('--resume', action='store_true', help='keep what the '
+                     'JSON of --out has already, and measure the rest: '
+                     'networks that failed or are missing, windows of energy')
     out.add_argument('--plot', metavar='DIR', help="draw the paper's Figures "
                      '3 and 4')
     return parser.parse_args()
@@ -147,7 +150,8 @@ def entries(args: argparse.Namespace) -> list[Entry]:
 @one_line()
 def main() -> None:
     args = parse_args()
-    report.check_files(args.out, args.overwrite)
+    report.check_files(args.out, args.overwrite or args.resume)
+    saved = report.load(args.out) if args.resume else None
     if args.plot:
         launch.check_work_dir(args.plot, '--plot')
     if args.threads is not None:
@@ -172,8 +176,9 @@ def main() -> None:
             total = bar.tasks[0].total + more
             bar.update(task, description=text, total=total, advance=1)
 
-        found = benchmark(networks, how, plan, progress)
-    found.notes += left
+        found = benchmark(networks, how, plan, progress, left=left,
+                          saved=saved, save=lambda found: report.save(
+                              found, args.out))
     report.save(found, args.out)
     console = Console()
     if console.is_terminal:
@@ -194,6 +199,10 @@ def main() -> None:
     pictures = report.plot(found, args.plot) if args.plot else []
     for file in (*args.out, *pictures):
         console.print(f'Written: {file}', highlight=False, markup=False)
+    failed = [result.entry.name for result in found.results if result.failure]
+    if failed:
+        raise UserError(f'{", ".join(failed)}: failed, the reason stands '
+                        'under the table; run again with --resume')
 
 
 if __name__ == '__main__':

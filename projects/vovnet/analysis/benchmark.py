@@ -7,10 +7,15 @@ GFLOP/s. How they are measured is own work, after the advice of Zeus on
 energy (ml.energy) and the faults of mmdet 3.3.0's benchmark (read): it runs
 on CUDA only, gives one mean, and resets the peak of memory when it prints it.
 """
+import gc
+import json
 import math
 import time
+import traceback
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +23,7 @@ from mmengine.config import Config
 
 from ..deploy.modes import MODES, check_mode, obstacle
 from ..deploy.optimize import DTYPES
-from ..errors import UserError
+from ..errors import UserError, explain
 from ..runtime.devices import find_device
 from .complexity import CONVENTION, Cost
 from .conditions import conditions
@@ -34,12 +39,18 @@ from .latency import (
     ORDERS,
     Latency,
     matmul_peak,
-    measure_latency,
+    start_timing,
     synchronizer,
+    take_turn,
     turns,
 )
 from .memory import Memory, measure_memory
 from .subject import Input, Subject, subject_cost
+
+PEAK = "machine's matrix product, G multiply-adds/s"
+# Conditions that may differ between a run and the one that resumes it.
+VARYING = 'date', 'load before', 'repeats', 'limit of the spread', PEAK
+KEPT = 'Measured in an earlier run:'
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,15 @@ class Entry:
     accuracy: float | None = None
     paper: dict[str, float] = field(default_factory=dict)
     mode: str | None = None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from others in a file of results."""
+        model = json.dumps(self.cfg.to_dict().get('model'), default=str,
+                           sort_keys=True)
+        return dict(name=self.name, checkpoint=self.checkpoint,
+                    mode=self.mode,
+                    model_crc32=zlib.crc32(model.encode()))
 
 
 @dataclass(frozen=True)
@@ -96,60 +116,76 @@ class Plan:
 class Result:
     """What was found about one network. The device is that of all.
 
+    What has not been measured yet is None.
+
     Attributes:
         entry: The network.
         batch_size: Images of a run.
         shapes: Shapes of the input, as (N, C, H, W), with their numbers.
-        cost: Of one image; None if the network could not be counted.
+        cost: Of one image; None also if the network cannot be counted.
         latency: Of one run.
         memory: Peak.
         peak: The machine's fastest matrix product, multiply-adds per second,
             in the network's precision.
-        energy: None if there is no meter.
+        energy: None also if there is no meter.
         detections: Boxes per image that NMS left, where there was one.
         max_spread: See :class:`Plan`.
         notes: What else a reader has to know.
         difference: See :class:`vovnet.analysis.subject.Subject`.
         of_first: Its median time as a share of that of the first network.
+        failure: Why there is no more; '' if nothing failed.
     """
     entry: Entry
     batch_size: int
-    shapes: dict[tuple, int]
-    cost: Cost | None
-    latency: Latency
-    memory: Memory
-    peak: float
-    energy: Energy | None
-    detections: float | None
-    max_spread: float
+    shapes: dict[tuple, int] = field(default_factory=dict)
+    cost: Cost | None = None
+    latency: Latency | None = None
+    memory: Memory | None = None
+    peak: float | None = None
+    energy: Energy | None = None
+    detections: float | None = None
+    max_spread: float = math.inf
     notes: list[str] = field(default_factory=list)
     difference: float | None = None
-    of_first: float = 1.0
+    of_first: float | None = None
+    failure: str = ''
+
+    def is_timed(self, plan: Plan) -> bool:
+        """Whether it had all of its turns."""
+        return bool(self.latency) and len(
+            self.latency.repeats) >= plan.repeats
+
+    def missing_windows(self, plan: Plan) -> int:
+        """How many windows of energy are to come."""
+        return max(0, plan.energy_repeats - (
+            len(self.energy.windows) if self.energy else 0))
 
     @property
-    def fps(self) -> float:
+    def fps(self) -> float | None:
         """Images per second, from the median of the latency.
 
         Of each batch where there are several, so that images of all sizes
         count.
         """
-        return self.batch_size / self.latency.mean_of_medians
+        return self.latency and self.batch_size / self.latency.mean_of_medians
 
     @property
     def efficiency(self) -> float | None:
         """The paper's GFLOP/s: multiply-adds per second."""
-        return self.cost and self.cost.macs * self.fps
+        return self.cost and self.latency and self.cost.macs * self.fps
 
     @property
     def share(self) -> float | None:
         """Efficiency as a share of the machine's matrix product."""
-        return self.cost and self.efficiency / self.peak
+        return self.efficiency and self.peak and self.efficiency / self.peak
 
     @property
     def input(self) -> str:
         """Height and width, px; of several sizes the extremes."""
         sizes = sorted({shape[2:] for shape in self.shapes},
                        key=lambda size: size[0] * size[1])
+        if not sizes:
+            return 'n/a'
         ends = dict.fromkeys((sizes[0], sizes[-1]))
         return ' to '.join('x'.join(map(str, size)) for size in ends)
 
@@ -157,6 +193,10 @@ class Result:
     def problems(self) -> list[str]:
         """Why the figures must not be trusted; none if they can be."""
         found = []
+        if self.failure:
+            found.append(f'failed: {self.failure}')
+        if self.latency is None:
+            return found or ['not measured yet']
         if self.latency.spread is None:
             found.append('its spread is not known: some batch was run less '
                          'than 3 times; raise --repeats or --seconds')
@@ -168,7 +208,7 @@ class Result:
         if not self.latency.stable:
             found.append('the times had not settled when the warm-up ended; '
                          'raise --max-warm-up')
-        if self.cost and self.share > 1:
+        if (self.share or 0) > 1:
             found.append("more than the machine's matrix product does, which "
                          'something disturbed: its peak is too low')
         if self.energy is not None:
@@ -181,21 +221,47 @@ class Result:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All of it, for JSON and :meth:`from_dict`."""
         return dict(
-            name=self.entry.name, config=self.entry.cfg.filename,
-            checkpoint=self.entry.checkpoint, mode=self.entry.mode,
-            difference=self.difference, of_first=self.of_first,
-            accuracy=self.entry.accuracy, paper=self.entry.paper,
-            batch_size=self.batch_size,
+            **self.entry.identity, config=self.entry.cfg.filename,
+            difference=self.difference,
+            of_first=self.of_first, accuracy=self.entry.accuracy,
+            paper=self.entry.paper, batch_size=self.batch_size,
             shapes=[dict(shape=shape, batches=count)
                     for shape, count in self.shapes.items()],
             **(self.cost._asdict() if self.cost else {}), fps=self.fps,
-            latency=self.latency.to_dict(), memory=self.memory.to_dict(),
+            latency=self.latency and self.latency.to_dict(),
+            memory=self.memory and self.memory.to_dict(),
+            matmul_peak=self.peak,
             energy=self.energy and self.energy.to_dict(),
             multiply_adds_per_second=self.efficiency,
             share_of_matmul_peak=self.share, detections=self.detections,
-            problems=self.problems, notes=self.notes)
+            failure=self.failure, problems=self.problems, notes=self.notes)
+
+    @classmethod
+    def from_dict(cls, entry: Entry, saved: dict[str, Any],
+                  max_spread: float) -> 'Result':
+        """Read what :meth:`to_dict` gave.
+
+        Args:
+            entry (Entry): The network.
+            saved (dict): From JSON.
+            max_spread (float): See :class:`Plan`.
+
+        Returns:
+            Result: What it was, but for this limit.
+        """
+        return cls(
+            entry, saved['batch_size'],
+            {tuple(one['shape']): one['batches'] for one in saved['shapes']},
+            Cost(*(saved[name] for name in Cost._fields))
+            if 'macs' in saved else None,
+            saved['latency'] and Latency.from_dict(saved['latency']),
+            saved['memory'] and Memory(**saved['memory']),
+            saved['matmul_peak'],
+            saved['energy'] and Energy.from_dict(saved['energy']),
+            saved['detections'], max_spread, saved['notes'],
+            saved['difference'], saved['of_first'], saved['failure'])
 
 
 @dataclass
@@ -212,6 +278,45 @@ class Report:
     results: list[Result]
     no_energy: str = ''
     notes: list[str] = field(default_factory=list)
+
+    def compare(self) -> None:
+        """Set each time as a share of the first network's."""
+        first = self.results[0].latency
+        for result in self.results:
+            result.of_first = (first and result.latency and
+                               result.latency.median / first.median)
+
+    def take_over(self, saved: dict[str, Any]) -> None:
+        """Keep what an earlier run found, on the same machine.
+
+        Args:
+            saved (dict): What :meth:`to_dict` gave then.
+
+        Raises:
+            UserError: If the conditions were others.
+        """
+        before = saved['conditions']
+        for key, value in self.conditions.items():
+            if key not in VARYING and before.get(key) != value:
+                raise UserError(
+                    f'--resume: what is there was measured with {key}: '
+                    f'{before.get(key)}, and this is {value}; choose another '
+                    '--out, or leave --resume out')
+        known = {json.dumps({key: one[key] for key in self.results[
+            0].entry.identity}): one for one in saved['results']}
+        kept = []
+        for number, result in enumerate(self.results):
+            if one := known.get(json.dumps(result.entry.identity)):
+                self.results[number] = found = Result.from_dict(
+                    result.entry, one, result.max_spread)
+                if found.latency:
+                    kept.append(found.entry.name)
+        self.notes += [note for note in saved['notes']
+                       if note.startswith(KEPT)]
+        if kept:
+            self.conditions[PEAK] = before.get(PEAK, 'not measured')
+            self.notes.append(f'{KEPT} {", ".join(kept)}, on '
+                              f'{before["date"]}.')
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON; units are SI's."""
@@ -301,24 +406,33 @@ def num_steps(plan: Plan, count: int) -> int:
 
 
 def benchmark(entries: Sequence[Entry], how: Input, plan: Plan,
-              progress: Callable[[str, int], None] = lambda *_: None
-              ) -> Report:
+              progress: Callable[[str, int], None] = lambda *_: None,
+              save: Callable[[Report], None] = lambda _: None,
+              saved: dict[str, Any] | None = None,
+              left: Sequence[str] = ()) -> Report:
     """Measure networks side by side.
+
+    A network that fails is taken out, and the others go on.
 
     Args:
         entries (Sequence[Entry]): The networks. All stay on the device.
         how (Input): What they run on.
         plan (Plan): How long and how often.
-        progress (Callable): Called after each step with what comes next, and
+        progress (Callable): Called before each step with what comes next, and
             with the number of steps that are to come beyond
             :func:`num_steps`.
+        save (Callable): Called after each network, each of its turns and each
+            window of energy with what there is.
+        saved (dict, optional): What :meth:`Report.to_dict` gave of an earlier
+            run. What it has is not measured again.
+        left (Sequence[str]): Notes for the report.
 
     Returns:
         Report: What was found.
 
     Raises:
-        UserError: If a setting measures nothing, the device is not there, or
-            a network cannot be built or run.
+        UserError: If a setting measures nothing, the device is not there,
+            ``saved`` is of other conditions, or all networks failed.
     """
     check_plan(plan, how)
     device = find_device(how.device, MEASURED)
@@ -326,83 +440,173 @@ def benchmark(entries: Sequence[Entry], how: Input, plan: Plan,
     if device.type == 'cuda':
         # Only for a fixed shape does cuDNN's search for algorithms pay.
         torch.backends.cudnn.benchmark = how.data is None
-    on = conditions(device)
-    subjects, memories, costs = [], [], []
-    for entry in entries:
-        progress(f'building {entry.name}', 0)
+    report = Report(
+        dict(_settings(entries, how, plan), **conditions(device)),
+        [Result(entry, how.batch_size, max_spread=plan.max_spread)
+         for entry in entries], '' if meter else meter.reason, [*left])
+    if saved:
+        report.take_over(saved)
+    _Benchmark(report, how, plan, device, meter, progress, save).run()
+    return report
 
-        def build(entry: Entry = entry) -> tuple:
-            subject = Subject(entry.cfg, how, entry.checkpoint, entry.mode)
+
+class _Benchmark:
+    """The steps of :func:`benchmark`, each of which may fail for a network."""
+
+    def __init__(self, report: Report, how: Input, plan: Plan,
+                 device: torch.device, meter: Any, progress: Callable,
+                 save: Callable) -> None:
+        self.report, self.results = report, report.results
+        self.how, self.plan = how, plan
+        self.device, self.meter = device, meter
+        self.progress, self.save = progress, save
+        self.subjects: dict[int, Subject] = {}
+        self.peaks: dict[str, list[float]] = {}
+
+    def run(self) -> None:
+        """Measure what the results do not have yet."""
+        plan, numbers = self.plan, range(len(self.results))
+        untimed = [i for i in numbers if not self.results[i].is_timed(plan)]
+        windows = {i: self.results[i].missing_windows(plan) if self.meter
+                   else 0 for i in numbers}
+        for number in numbers:
+            if number in untimed or windows[number]:
+                self._step(number, 'building', self._build)
+        if untimed:
+            self._time([i for i in untimed if i in self.subjects])
+        if any(windows[i] for i in self.subjects):
+            self._measure_energy(windows)
+        if all(result.failure for result in self.results):
+            raise UserError('; '.join(
+                f'{result.entry.name}: {result.failure}'
+                for result in self.results))
+
+    def _step(self, number: int, what: str,
+              step: Callable[[int], None]) -> None:
+        """Take a step of a network that has not failed, and save."""
+        result = self.results[number]
+        self.progress(f'{what} {result.entry.name}', 0)
+        if result.failure and what != 'building':
+            return
+        try:
+            result.failure = ''
+            step(number)
+        except Exception as error:  # the network's, whatever it is
+            result.failure = _explain(error)
+        if result.failure:
+            self.subjects.pop(number, None)
+            gc.collect()
+            if self.device.type == 'cuda':
+                torch.cuda.empty_cache()
+        self.report.compare()
+        self.save(self.report)
+
+    def _build(self, number: int) -> None:
+        result = self.results[number]
+        entry = result.entry
+
+        def build() -> tuple:
+            subject = Subject(entry.cfg, self.how, entry.checkpoint,
+                              entry.mode)
             return subject.network, subject.tensors, subject
 
-        memory, subject = measure_memory(build, device)
+        memory, subject = measure_memory(build, self.device)
         if subject.foreign:  # torch does not know what they hold
             memory = replace(memory, tensors=None)
-        memories.append(memory)
-        subjects.append(subject)
-        costs.append(subject_cost(entry.cfg, subject))
-    progress("the machine's matrix product", 0)
-    peaks = {subject.dtype: [] for subject in subjects}
-    measure_peaks(peaks, device)
-    latencies = measure_latency(
-        subjects, device, plan.repeats, plan.seconds, plan.order,
-        max_warm_up=plan.max_warm_up, progress=lambda: progress('latency', 0))
-    # Once more: what disturbed the first may have gone.
-    measure_peaks(peaks, device)
-    energies = ([None] * len(entries) if not meter else _measure_energy(
-        subjects, how, plan, meter, device, progress))
-    results = [
-        Result(entry, how.batch_size, dict(subject.shapes), cost, latency,
-               memory, max(peaks[subject.dtype]), energy,
-               subject.detections(), plan.max_spread, notes,
-               subject.difference, latency.median / latencies[0].median)
-        for entry, subject, (cost, notes), latency, memory, energy in zip(
-            entries, subjects, costs, latencies, memories, energies)]
-    on = dict(_settings(entries, how, plan, peaks), **on)
-    return Report(on, results,
-                  '' if meter else meter.reason)
+        cost, notes = subject_cost(entry.cfg, subject)
+        result.shapes, result.memory = dict(subject.shapes), memory
+        result.cost, result.notes = cost, notes
+        result.difference = subject.difference
+        self.subjects[number] = subject
 
+    def _time(self, numbers: list[int]) -> None:
+        """Time networks in turns, between two looks at the machine's best."""
+        plan, device = self.plan, self.device
+        self.progress("the machine's matrix product", 0)
+        self._measure_peaks(numbers)
 
-def _measure_energy(subjects: Sequence[Subject], how: Input, plan: Plan,
-                    meter: Any, device: torch.device,
-                    progress: Callable[[str, int], None]) -> list[Energy]:
-    progress('energy of the idle device',
-             1 + len(subjects) * plan.energy_repeats)
-    sync = synchronizer(device)
-    sync()
-    time.sleep(plan.cool_down)
-    idle = measure_idle(meter, plan.energy_seconds)
-    windows = [[] for _ in subjects]
-    states = [[] for _ in subjects]
-    for index in turns(len(subjects), plan.energy_repeats, plan.order):
-        progress('energy', 0)
+        started = {}
+
+        def warm(number: int) -> None:
+            self.results[number].latency = None
+            started[number] = start_timing(self.subjects[number], device,
+                                           plan.max_warm_up)
+
+        def turn(number: int) -> None:
+            take_turn(started[number], self.subjects[number], device,
+                      plan.seconds)
+            self.results[number].latency = started[number]
+
+        for number in numbers:
+            self._step(number, 'warming up', warm)
+        for index in turns(len(numbers), plan.repeats, plan.order):
+            self._step(numbers[index], 'timing', turn)
+        # Once more: what disturbed the first may have gone.
+        self._measure_peaks(numbers)
+        for number in numbers:
+            if number in self.subjects:
+                self.results[number].detections = self.subjects[
+                    number].detections()
+        self.save(self.report)
+
+    def _measure_peaks(self, numbers: list[int]) -> None:
+        timed = [i for i in numbers if i in self.subjects]
+        peaks = self.peaks
+        for dtype in dict.fromkeys(self.subjects[i].dtype for i in timed):
+            peaks.setdefault(dtype, []).append(
+                matmul_peak(self.device, DTYPES[dtype]))
+        for number in timed:
+            self.results[number].peak = max(
+                peaks[self.subjects[number].dtype])
+        self.report.conditions[PEAK] = ', '.join(
+            ' and '.join(f'{peak / 1e9:.1f}' for peak in found) +
+            f' ({dtype})' * (len(peaks) > 1)
+            for dtype, found in peaks.items())
+
+    def _measure_energy(self, windows: dict[int, int]) -> None:
+        """Measure windows of work in turns, after one without work."""
+        plan, meter, numbers = self.plan, self.meter, sorted(self.subjects)
+        self.progress('energy of the idle device',
+                      1 + sum(windows[i] for i in numbers))
+        sync = synchronizer(self.device)
+        sync()
         time.sleep(plan.cool_down)
-        subjects[index]()
-        states[index].append(meter.state())
-        windows[index].append(measure_window(
-            meter, subjects[index], how.batch_size, plan.energy_seconds,
-            sync))
-        # At once, while the clocks are still those of the work.
-        states[index].append(meter.state())
-    return [summarise(found, idle, meter, state[0], state[-1])
-            for found, state in zip(windows, states)]
+        idle = measure_idle(meter, plan.energy_seconds)
+
+        def window(number: int) -> None:
+            subject, energy = self.subjects[number], self.results[
+                number].energy
+            time.sleep(plan.cool_down)
+            subject()
+            before = meter.state()
+            found = measure_window(meter, subject, self.how.batch_size,
+                                   plan.energy_seconds, sync)
+            # At once, while the clocks are still those of the work.
+            after = meter.state()
+            self.results[number].energy = summarise(
+                [*(energy.windows if energy else ()), found], idle, meter,
+                energy.before if energy else before, after)
+
+        for index in turns(len(numbers), max(windows.values()), plan.order):
+            number = numbers[index]
+            if windows[number]:
+                windows[number] -= 1
+                self._step(number, 'energy of', window)
 
 
-def measure_peaks(peaks: dict[str, list[float]],
-                  device: torch.device) -> None:
-    """Measure the machine's matrix product once more in each precision.
-
-    Args:
-        peaks (dict[str, list[float]]): By names of
-            :data:`vovnet.deploy.optimize.DTYPES`; a figure is added to each.
-        device (torch.device): Where.
-    """
-    for dtype, found in peaks.items():
-        found.append(matmul_peak(device, DTYPES[dtype]))
+def _explain(error: Exception) -> str:
+    """Why a network failed, in a line; a bug also with its traceback."""
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = str(error).split('. ')[0]
+        return f'{reason}; lower --batch-size or --shape'
+    if not (line := explain(error)):
+        traceback.print_exc()
+        line = f'{type(error).__name__}: {error}'.split('\n')[0]
+    return line
 
 
-def _settings(entries: Sequence[Entry], how: Input, plan: Plan,
-              peaks: dict[str, list[float]]) -> dict[str, Any]:
+def _settings(entries: Sequence[Entry], how: Input, plan: Plan
+              ) -> dict[str, Any]:
     """What was chosen, in words."""
     shape = ('x'.join(map(str, how.shape)) if how.shape else
              "the config's test size")
@@ -425,8 +629,4 @@ def _settings(entries: Sequence[Entry], how: Input, plan: Plan,
         'repeats': (f'{plan.repeats} of {plan.seconds:g} s, {plan.order}, '
                     'after a warm-up until stable'),
         'limit of the spread': plan.max_spread,
-        "machine's matrix product, G multiply-adds/s": ', '.join(
-            ' and '.join(f'{peak / 1e9:.1f}' for peak in found) +
-            f' ({dtype})' * (len(peaks) > 1)
-            for dtype, found in peaks.items()),
     }

@@ -9,6 +9,7 @@ joules come from is in ``meters.py``.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from math import nan
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -118,6 +119,15 @@ class Energy:
             seconds=reading.seconds, images=images, problem=reading.problem)
             for reading, images in self.windows]
         return {**asdict(self), 'windows': windows}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> 'Energy':
+        """Read what :meth:`to_dict` gave."""
+        windows = [
+            Window(Reading(nan if one['joules'] is None else one['joules'],
+                           one['seconds'], one['problem']), one['images'])
+            for one in saved['windows']]
+        return cls(**{**saved, 'windows': windows})
 
 
 def summarise(windows: Sequence[tuple[Reading, int]], idle: Reading | None,

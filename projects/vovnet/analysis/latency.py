@@ -84,6 +84,12 @@ class Latency:
             runs=len(self.times), warm_up_runs=self.warm_up_runs,
             stable=self.stable, repeats=self.repeats, batches=self.batches)
 
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> 'Latency':
+        """Read what :meth:`to_dict` gave."""
+        return cls(saved['repeats'], saved['batches'], saved['warm_up_runs'],
+                   saved['stable'])
+
 
 def synchronizer(device: torch.device) -> Callable[[], None]:
     """What waits until a device has done all it was given.
@@ -183,6 +189,49 @@ def turns(count: int, repeats: int, order: str,
         yield from indices
 
 
+def start_timing(run: Callable[[], Any], device: torch.device,
+                 max_warm_up: float = 20.0) -> Latency:
+    """Warm a network up.
+
+    Args:
+        run (Callable): Runs it once.
+        device (torch.device): Where.
+        max_warm_up (float): Seconds; see :func:`warm_up`.
+
+    Returns:
+        Latency: Without times yet.
+    """
+    return Latency([], [], *warm_up(lambda: time_run(run, device),
+                                    max_seconds=max_warm_up))
+
+
+def take_turn(latency: Latency, run: Callable[[], Any], device: torch.device,
+              seconds: float = 2.0, min_runs: int = 3) -> None:
+    """Time a network for a while, and add it as a repeat.
+
+    An untimed run goes before, which finds the caches as another network left
+    them. The batches of a network follow each other.
+
+    Args:
+        latency (Latency): Gets the times.
+        run (Callable): Runs the network once. One that has several batches
+            says in ``batch`` which it has run on, and in ``num_batches`` how
+            many there are: a turn is a number of rounds.
+        device (torch.device): Where.
+        seconds (float): Length of the turn.
+        min_runs (int): Runs, at least.
+    """
+    times, batches, total = [], [], 0.
+    time_run(run, device)
+    round_ = getattr(run, 'num_batches', 1)
+    while len(times) < min_runs or total < seconds or len(times) % round_:
+        times.append(time_run(run, device))
+        total += times[-1]
+        batches.append(getattr(run, 'batch', 0))
+    latency.repeats.append(times)
+    latency.batches.append(batches)
+
+
 def measure_latency(runs: Sequence[Callable[[], Any]], device: torch.device,
                     repeats: int = 5, seconds: float = 2.0,
                     order: str = 'interleaved', min_runs: int = 3,
@@ -191,13 +240,8 @@ def measure_latency(runs: Sequence[Callable[[], Any]], device: torch.device,
                     ) -> list[Latency]:
     """Time several networks in turns.
 
-    Each turn begins with an untimed run, which finds the caches as the other
-    network left them. The batches of a network follow each other.
-
     Args:
-        runs (Sequence[Callable]): Each runs one network once. One that has
-            several batches says in ``batch`` which it has run on, and in
-            ``num_batches`` how many there are: a turn is a number of rounds.
+        runs (Sequence[Callable]): As :func:`take_turn` takes them.
         device (torch.device): Where they run.
         repeats (int): Turns of each.
         seconds (float): Length of a turn.
@@ -211,20 +255,10 @@ def measure_latency(runs: Sequence[Callable[[], Any]], device: torch.device,
     """
     found = []
     for run in runs:
-        found.append(Latency([], [], *warm_up(
-            lambda run=run: time_run(run, device), max_seconds=max_warm_up)))
+        found.append(start_timing(run, device, max_warm_up))
         progress()
     for index in turns(len(runs), repeats, order):
-        run, times, batches, total = runs[index], [], [], 0.
-        time_run(run, device)
-        round_ = getattr(run, 'num_batches', 1)
-        while (len(times) < min_runs or total < seconds
-               or len(times) % round_):
-            times.append(time_run(run, device))
-            total += times[-1]
-            batches.append(getattr(run, 'batch', 0))
-        found[index].repeats.append(times)
-        found[index].batches.append(batches)
+        take_turn(found[index], runs[index], device, seconds, min_runs)
         progress()
     return found
 

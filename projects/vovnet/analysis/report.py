@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from rich.table import Table
 
+from ..checkpoints.whole_file import WholeFileBackend
 from ..deploy.modes import MODES
 from ..errors import UserError
 from .benchmark import Report, Result
@@ -42,28 +43,28 @@ def _scaled(value: float | None, scale: float) -> float | None:
     return None if value is None else value / scale
 
 
-def _cost(result: Result, name: str, scale: float) -> float | None:
-    return _scaled(result.cost and getattr(result.cost, name), scale)
+def _of(part: Any, name: str, scale: float) -> float | None:
+    return _scaled(part and getattr(part, name), scale)
 
 
 COLUMNS = (
-    Column('parameters, M', lambda r: _cost(r, 'params', 1e6), '.2f'),
-    Column('multiply-adds, G', lambda r: _cost(r, 'macs', 1e9), '.2f'),
+    Column('parameters, M', lambda r: _of(r.cost, 'params', 1e6), '.2f'),
+    Column('multiply-adds, G', lambda r: _of(r.cost, 'macs', 1e9), '.2f'),
     Column('memory access cost, M',
-           lambda r: _cost(r, 'memory_access_cost', 1e6), '.1f'),
-    Column('elements, M', lambda r: _cost(r, 'elements', 1e6), '.1f'),
-    Column('concat, MB', lambda r: _cost(r, 'cat_bytes', 1e6), '.1f'),
+           lambda r: _of(r.cost, 'memory_access_cost', 1e6), '.1f'),
+    Column('elements, M', lambda r: _of(r.cost, 'elements', 1e6), '.1f'),
+    Column('concat, MB', lambda r: _of(r.cost, 'cat_bytes', 1e6), '.1f'),
     Column('FPS', lambda r: r.fps, '.1f'),
-    Column('median, ms', lambda r: r.latency.median * 1e3, '.1f'),
-    Column('p95, ms', lambda r: r.latency.p95 * 1e3, '.1f'),
+    Column('median, ms', lambda r: _of(r.latency, 'median', 1e-3), '.1f'),
+    Column('p95, ms', lambda r: _of(r.latency, 'p95', 1e-3), '.1f'),
     Column('of the first', lambda r: r.of_first if r.entry.mode else None,
            '.2f'),
     Column('difference', lambda r: r.difference, '.1e'),
-    Column('spread, %', lambda r: _scaled(r.latency.spread, 0.01), '.0f'),
-    Column('peak memory, MB', lambda r: _scaled(r.memory.tensors, 1e6),
+    Column('spread, %', lambda r: _of(r.latency, 'spread', 0.01), '.0f'),
+    Column('peak memory, MB', lambda r: _of(r.memory, 'tensors', 1e6),
            '.0f'),
-    Column('reserved, MB', lambda r: _scaled(r.memory.reserved, 1e6), '.0f'),
-    Column('system, MB', lambda r: _scaled(r.memory.system, 1e6), '.0f'),
+    Column('reserved, MB', lambda r: _of(r.memory, 'reserved', 1e6), '.0f'),
+    Column('system, MB', lambda r: _of(r.memory, 'system', 1e6), '.0f'),
     Column('J/image', lambda r: r.energy and r.energy.joules_per_image,
            '.3g'),
     Column('J/image above idle', lambda r: r.energy and r.energy.net_of_idle,
@@ -131,6 +132,9 @@ def _modes(report: Report) -> list[str]:
         if mode:
             found.append(f'{mode}: {MODES[mode].dtype}, {MODES[mode].what}.')
     for results in networks.values():
+        results = [result for result in results if result.latency]
+        if not results:
+            continue
         best = min(results, key=lambda result: result.latency.median)
         found.append(f'Fastest: {best.entry.name}, '
                      f'{best.latency.median * 1e3:.1f} ms, outputs within '
@@ -176,7 +180,7 @@ def remarks(report: Report) -> list[str]:
             "The paper's figures: whole detectors on a TITAN X (Pascal), CUDA "
             '9.2, cuDNN 7.3, Caffe, trained weights; accuracy is the paper\'s '
             'too.')
-    for energy in (r.energy for r in report.results[:1] if r.energy):
+    for energy in [r.energy for r in report.results if r.energy][:1]:
         idle = ('' if energy.idle_watts is None else
                 f'; idle it takes {energy.idle_watts:.3g} W')
         found.append(f'Energy: {energy.method}, of the {energy.scope}{idle}.')
@@ -279,10 +283,39 @@ def save(report: Report, files: Sequence[str]) -> None:
         files (Sequence[str]): The suffix says what is written.
     """
     for file in map(Path, files):
-        text = {'.json': lambda: json.dumps(report.to_dict(), indent=1),
+        text = {'.json': lambda: json.dumps(report.to_dict()),
                 '.csv': lambda: to_csv(report),
                 '.md': lambda: markdown(report)}[file.suffix]()
-        file.write_text(text)
+        # Whole or not at all, since it is written again and again.
+        WholeFileBackend().put(text.encode(), file)
+
+
+def load(files: Sequence[str]) -> dict[str, Any] | None:
+    """Read what an earlier run saved.
+
+    Args:
+        files (Sequence[str]): Of ``--out``; a JSON must be among them.
+
+    Returns:
+        dict | None: Of :meth:`~vovnet.analysis.benchmark.Report.to_dict`;
+        None if there is no such file yet.
+
+    Raises:
+        UserError: If none is a JSON, or it is no report that can be resumed.
+    """
+    file = next((Path(f) for f in files if f.endswith('.json')), None)
+    if file is None:
+        raise UserError('--resume: reads a JSON; name one with --out')
+    if not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_text())
+        if all('model_crc32' in one for one in found['results']):
+            return found
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise UserError(f'--resume: {file} is no report of this tool; choose '
+                    'another --out')
 
 
 def check_files(files: Sequence[str], overwrite: bool = False,

@@ -17,9 +17,11 @@ activation make of it; ``dz`` and ``dh`` are the gradients of these.
 """
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.func import functional_call
+from torch.nn.modules._functions import SyncBatchNorm as sync_batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.modules.utils import _pair
@@ -35,6 +38,8 @@ from torch.utils.checkpoint import checkpoint
 # Functions of their input and their weight, and of nothing else.
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU,
                nn.SiLU, nn.Mish, nn.Hardswish)
+# What norm layers run that are known by their statistics.
+BATCH_NORMS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
 
 aten = torch.ops.aten
 # A weight or a bias, by its owner and its name.
@@ -308,9 +313,9 @@ class _Backward:
         (self.x, self.pooled, self.squeezed, self.indices,
          *rest) = ctx.saved_tensors
         self.memos = {
-            layer: (batch, *rest[2 * i:2 * i + 2])
+            layer: (batch, *rest[3 * i:3 * i + 3])
             for i, (layer, batch) in enumerate(zip(segment.layers, ctx.batch))}
-        rest = rest[2 * count:]
+        rest = rest[3 * count:]
         self.weights = dict(zip(segment.slots, rest))
         self.zs = rest[len(segment.slots):]
         self.needs_dx, *needed = ctx.needs_input_grad[2:]
@@ -363,6 +368,8 @@ class _Backward:
             dh = self._unpool(z, dpool)
             dy = dh if dy is None else dh.add_(dy)
         above = self._activated(layers[-1], z)
+        # A residual of a wider type has widened the output.
+        dh = dh.to(above.h.dtype)
         # dy is the caller's, or is needed again.
         owned = dpool is not None and not self.segment.residual
         if self.segment.gate is not None:
@@ -479,12 +486,11 @@ class _Backward:
         """What has been found of a weight; zeros at first."""
         if slot not in self.grads:
             weight = self.weights[slot]
-            self.grads[slot] = weight.new_zeros(weight.shape)
+            self.grads[slot] = torch.zeros_like(weight)
         return self.grads[slot]
 
     def _gate(self, h: Tensor, dy: Tensor, owned: bool) -> Tensor:
         """Go back through eSE: y = h * hardsigmoid(fc(mean of h))."""
-        dy = dy.to(h.dtype)
         # By image, since the product is as large as what is multiplied.
         dgate = torch.stack([(a * b).sum((1, 2)) for a, b in zip(dy, h)])
         dgate = dgate[..., None, None].to(self.squeezed.dtype)
@@ -508,15 +514,17 @@ class _Backward:
             del y
         else:
             indices = self.indices.long()
-        # Of the pool's input only the shape is needed, which is that of z.
+        # Of the pool's input only shape and type are needed: the shape of z,
+        # but not its type where autocast makes a norm layer give a wider one.
         return aten.max_pool2d_with_indices_backward(
-            dpool, z, _pair(pool.kernel_size), _pair(pool.stride),
-            _pair(pool.padding), _pair(pool.dilation), pool.ceil_mode,
-            indices)
+            dpool, z.to(dpool.dtype), _pair(pool.kernel_size),
+            _pair(pool.stride), _pair(pool.padding), _pair(pool.dilation),
+            pool.ceil_mode, indices)
 
     def _activated(self, layer: Layer, z: Tensor) -> '_Activated':
-        kind = (_BatchNormReLU if type(layer.norm) is nn.BatchNorm2d
-                and type(layer.act) is nn.ReLU else _Activated)
+        kind, (_, mean, _, counts) = _Activated, self.memos[layer]
+        if mean is not None and type(layer.act) is nn.ReLU:
+            kind = _BatchNormReLU if counts is None else _SyncBatchNormReLU
         return kind(layer, z, self.weights, self.needed, *self.memos[layer])
 
     def _down(self, activated: '_Activated', dh: Tensor,
@@ -584,28 +592,38 @@ class _BatchNormReLU(_Activated):
         mean (Tensor): Mean.
         spread (Tensor): Of a batch 1 / sqrt(variance + eps), else the
             running variance.
+        counts (Tensor, optional): How many pixels each process had a channel,
+            where the batch was that of all of them.
     """
 
     def __init__(self, layer: Layer, z: Tensor, weights: dict[Slot, Tensor],
                  needed: dict[Slot, bool], batch: bool, mean: Tensor,
-                 spread: Tensor) -> None:
+                 spread: Tensor, counts: Tensor | None) -> None:
         self.norm, self.z, self.needed = layer.norm, z, needed
         self.batch, self.mean, self.spread = batch, mean, spread
+        self.counts = counts
         self.weight = weights.get((layer.norm, 'weight'))
-        bias = weights.get((layer.norm, 'bias'))
-        if batch:
-            # What BN's kernels do is h = gain * z + shift. The operator for
-            # running statistics does just this if they are 0 and 1.
-            ones, zeros = torch.ones_like(mean), torch.zeros_like(mean)
-            gain = spread if self.weight is None else self.weight * spread
-            shift = torch.addcmul(
-                zeros if bias is None else bias, mean, gain, value=-1)
-            h, *_ = torch.native_batch_norm(
-                z, gain, shift, zeros, ones, False, 0., 0.)
-        else:
-            h, *_ = torch.native_batch_norm(
-                z, self.weight, bias, mean, spread, False, 0., self.norm.eps)
-        self.h = h.relu_()
+        self.h = self._normalise(weights.get((layer.norm, 'bias'))).relu_()
+
+    def _normalise(self, bias: Tensor | None) -> Tensor:
+        mean, spread = self.mean, self.spread
+        if not self.batch:
+            # A CUDA kernel of the backward pass insists on what this saves.
+            self.running = mean, spread
+            h, *self.saved = torch.native_batch_norm(
+                self.z, self.weight, bias, mean, spread, False, 0.,
+                self.norm.eps)
+            return h
+        # What BN's kernels do is h = gain * z + shift. The operator for
+        # running statistics does just this if they are 0 and 1.
+        self.running, self.saved = (None, None), (mean, spread)
+        ones, zeros = torch.ones_like(mean), torch.zeros_like(mean)
+        gain = spread if self.weight is None else self.weight * spread
+        shift = torch.addcmul(
+            zeros if bias is None else bias, mean, gain, value=-1)
+        h, *_ = torch.native_batch_norm(
+            self.z, gain, shift, zeros, ones, False, 0., 0.)
+        return h
 
     def backward(self, dh: Tensor, owned: bool
                  ) -> tuple[Tensor, dict[Slot, Tensor]]:
@@ -613,37 +631,66 @@ class _BatchNormReLU(_Activated):
         dh = aten.threshold_backward.grad_input(
             dh, self.h, 0, grad_input=dh if owned else torch.empty_like(dh))
         self.h = None
-        running = (None, None) if self.batch else (self.mean, self.spread)
-        saved = (self.mean, self.spread) if self.batch else (None, None)
         slots = [(self.norm, 'weight'), (self.norm, 'bias')]
         needs = [self.needed.get(slot, False) for slot in slots]
-        dz, *found = aten.native_batch_norm_backward(
-            dh, self.z, self.weight, *running, *saved, self.batch,
-            self.norm.eps, [True, *needs])
+        dz, *found = self._go_back(dh, [True, *needs])
         return dz, {slot: grad for slot, grad, need
                     in zip(slots, found, needs) if need}
 
+    def _go_back(self, dh: Tensor, needs: list[bool]
+                 ) -> tuple[Tensor | None, ...]:
+        return aten.native_batch_norm_backward(
+            dh, self.z, self.weight, *self.running, *self.saved, self.batch,
+            self.norm.eps, needs)
+
+
+class _SyncBatchNormReLU(_BatchNormReLU):
+    """The same where the batch was that of all processes.
+
+    They have told each other their statistics in the forward pass. All that
+    is left to exchange is the sums that the gradients need.
+    """
+
+    def _normalise(self, bias: Tensor | None) -> Tensor:
+        return torch.batch_norm_elemt(
+            self.z, self.weight, bias, self.mean, self.spread, self.norm.eps)
+
+    def _go_back(self, dh: Tensor, needs: list[bool]
+                 ) -> tuple[Tensor | None, ...]:
+        # Stands in for the context of the module's own forward pass.
+        ctx = SimpleNamespace(
+            saved_tensors=(self.z, self.weight, self.mean, self.spread,
+                           self.counts),
+            process_group=self.norm.process_group or dist.group.WORLD,
+            needs_input_grad=needs)
+        return sync_batch_norm.backward(ctx, dh)[:3]
+
 
 def _normalise(norm: nn.Module | None, z: Tensor
-               ) -> tuple[Tensor, bool, Tensor | None, Tensor | None]:
+               ) -> tuple[Tensor, bool, Tensor | None, Tensor | None,
+                          Tensor | None]:
     """Apply a norm layer, and note what recomputes it.
 
     Returns:
-        tuple: The result, and the arguments ``batch``, ``mean`` and
-        ``spread`` of :class:`_BatchNormReLU`.
+        tuple: The result, and the arguments ``batch``, ``mean``, ``spread``
+        and ``counts`` of :class:`_BatchNormReLU`.
     """
     if norm is None:
-        return z, False, None, None
-    if type(norm) is not nn.BatchNorm2d:
-        return norm(z), norm.training, None, None
+        return z, False, None, None, None
+    if type(norm).forward not in BATCH_NORMS:
+        return norm(z), norm.training, None, None, None
     if not norm.training and norm.running_mean is not None:
-        return norm(z), False, norm.running_mean, norm.running_var
+        return norm(z), False, norm.running_mean, norm.running_var, None
     # Autograd notes the statistics; hooks shall not see what else it saves.
     detach = Tensor.detach
     with torch.enable_grad(), saved_tensors_hooks(detach, detach):
         h = norm(z.detach().requires_grad_())
-    node = h.grad_fn
-    return h.detach(), True, node._saved_result1, node._saved_result2
+    node, counts = h.grad_fn, None
+    if isinstance(node, sync_batch_norm._backward_cls):
+        *_, mean, spread, counts = node.saved_tensors
+    else:
+        mean, spread = node._saved_result1, node._saved_result2
+    return h.detach(), True, mean, spread, counts
 
 
 def _is_product(conv: nn.Conv2d, *maps: Tensor) -> bool:

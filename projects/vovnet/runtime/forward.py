@@ -80,7 +80,7 @@ def _equal_proposals(network: nn.Module, images: Tensor) -> Iterator[None]:
              if hasattr(module, 'predict_by_feat')]
     # Filled there: a copy from the host would wait for the device.
     boxes = images.new_zeros(count, 4)
-    boxes[:, 2:] = 32
+    boxes[:, 2:].fill_(32)
     proposals = [InstanceData(bboxes=boxes) for _ in images]
     for head in heads:
         head.predict_by_feat = lambda *_, **__: proposals

@@ -1,0 +1,370 @@
+"""Measure everything on a machine with one GPU, in minutes; called by make.
+
+Steps, each in a process with a limit and a log. One that fails fails alone,
+one that is done is not run again, and all of them end before the deadline.
+The folder of results is small and is all that the next session needs to go
+on, also on another machine of the kind.
+
+Standard library only, so that a Python without the packages is told so. A
+machine without a registry brings them as wheels: `make gpu-wheels`.
+"""
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain',
+            'pycocotools', 'shapely', 'terminaltables', 'addict', 'yapf',
+            'mat4py', 'modelindex', 'cv2', 'scipy', 'matplotlib', 'rich',
+            'einops', 'timm', 'pytest', 'pkg_resources')
+
+BENCHMARK = 'tools/analysis_tools/benchmark.py'
+CHECK = 'tools/analysis_tools/gpu_check.py'
+DEMO = 'configs/demo/retinanet_vovnet-27-slim_fpn_shapes.py'
+# The backbones that `make compare` has.
+SIX = [
+    'configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py',
+    'configs/retinanet/retinanet_vovnet-57_fpn_1x_coco.py',
+    'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py',
+    'mmpretrain::densenet/densenet201_4xb256_in1k.py',
+    'mmpretrain::densenet/densenet161_4xb256_in1k.py',
+    '--names', 'VoVNet-39', 'VoVNet-57', 'ResNet-50', 'ResNet-101',
+    'DenseNet-201', 'DenseNet-161', '--part', 'backbone']
+
+
+class Step:
+    """A process of a session.
+
+    Attributes:
+        name: Of its log, and of its results.
+        limit: Seconds.
+        argv: Arguments of Python; {results} is the folder of what is kept.
+            It runs in the folder for what is not.
+        makes: What it leaves there for other steps.
+        needs: Names of steps whose products it takes.
+    """
+
+    def __init__(self, name, limit, *argv, makes='', needs=()):
+        self.name, self.limit, self.argv = name, limit, list(argv)
+        self.makes, self.needs = makes, needs
+
+
+def make_steps(cuda):
+    """List the steps, the most important first.
+
+    Args:
+        cuda (bool): False for the dry run, which has the smallest sizes.
+
+    Returns:
+        list[Step]: In their order.
+    """
+    device = 'cuda' if cuda else 'cpu'
+    check = [CHECK, '--device', device] + ['--small'] * (not cuda)
+
+    def checks(name, limit, *names):
+        return Step(name, limit, *check, *names, '--out',
+                    f'{{results}}/{name}.json')
+
+    def table(name, limit, *argv, energy=False, plot=False):
+        out = ['--out', *('{results}/' + name + suffix for suffix in (
+            '.json', '.md', '.csv')), '--resume', '--device', device]
+        out += ['--plot', '{results}/' + name] if plot else []
+        if not cuda:
+            pace = ['--repeats', '1', '--seconds', '0', '--max-warm-up', '0',
+                    '--meter', 'none']
+        else:
+            pace = ['--repeats', '4', '--seconds', '0.3', '--max-warm-up',
+                    '3', '--order', 'shuffled']
+            pace += (['--energy-repeats', '1', '--energy-seconds', '10',
+                      '--cool-down', '1'] if energy else ['--meter', 'none'])
+        return Step(name, limit, BENCHMARK, *argv, *pace, *out)
+
+    tiny = [] if cuda else ['--shape', '64']
+    six = [*SIX, '--shape', '320' if cuda else '64']
+    batch = ['--batch-size', '64' if cuda else '2']
+    graphs = ['--optimize', 'eager', 'graph', 'bf16', 'bf16-graph'] if cuda \
+        else ['--optimize', 'eager', 'fold']
+    fixed = ['--cfg-options'] + [
+        f'{split}_dataloader.{option}' for split in ('train', 'val')
+        for option in (f'num_workers={8 if cuda else 0}',
+                       f'persistent_workers={cuda}')]
+    epochs, last = ([], 3) if cuda else (
+        ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'], 1)
+    memory = (['V1-39', 'V2-39', 'V2-99', '--shape', '512', '--batch-size',
+               '16'] if cuda else
+              ['V1-39', '--shape', '64', '--batch-size', '1', '--rounds',
+               '1'])
+    trained = f'demo/epoch_{last}.pth'
+    data = 'tools/dataset_converters/make_shapes.py', 'data/shapes'
+    test = ['tools/test.py', DEMO, trained, '--work-dir', 'test',
+            *fixed[:1], *(option.replace('train', 'test') for option in
+                          fixed[1:3])]
+    amp = ['tools/train.py', DEMO, '--work-dir', 'amp', '--amp', *fixed]
+    return [
+        checks('facts', 30, 'facts'),
+        checks('core', 150, 'recompute', 'synchronization', 'memory', 'ddp',
+               'meter'),
+        checks('modes', 90, 'modes'),
+        Step('operators', 120, '-m', 'pytest', '-q', '-p',
+             'no:cacheprovider', 'tests/test_ops',
+             *([] if cuda else ['-k', 'nms'])),
+        Step('data', 60, *data, '--num-train', '1400' if cuda else '8',
+             '--num-val', '200' if cuda else '4', makes='data/shapes'),
+        Step('demo', 150, 'tools/train.py', DEMO, '--work-dir',
+             'demo', '--resume', *fixed, *epochs, makes=trained,
+             needs=['data']),
+        # The paper's Table 4, as it was measured: batch 1.
+        table('table4', 180, '--paper', 'table4', '--nms', 'out', *tiny,
+              energy=True, plot=True),
+        table('batch1', 90, *six, *graphs),
+        # The GPU at work, where launches no longer count.
+        table('batch64', 150, *six, *batch, *(
+            ['--dtype', 'bf16', '--channels-last'] if cuda else []),
+            energy=True, plot=True),
+        table('table2', 150, '--paper', 'table2', 'table3', '--nms', 'out',
+              *([] if cuda else ['--shape', '300']), energy=True, plot=True),
+        Step('training', 90, 'tools/analysis_tools/training_memory.py',
+             *memory, '--device', device, '--overwrite', '--out',
+             '{results}/training.json', '{results}/training.md'),
+        table('table4_graph', 180, '--paper', 'table4', '--nms', 'out', *tiny,
+              '--optimize', 'graph' if cuda else 'fold', energy=True),
+        table('batch64_fp32', 90, *six, *batch, *graphs[:3 if cuda else 2]),
+        checks('compiled', 180, 'compiled'),
+        Step('optimized', 60, *test, '--optimize', 'fp16' if cuda else 'fold',
+             needs=['data', 'demo'])] + ([] if not cuda else [
+        Step('amp', 90, *amp, 'model.backbone.with_cp=pointwise',
+             'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
+             makes='amp/epoch_1.pth', needs=['data']),
+        Step('amp_resumed', 90, *amp, '--resume', needs=['data', 'amp'])])
+
+
+def stop(message):
+    """End with one line."""
+    sys.exit('gpu: ' + message)
+
+
+class Session:
+    """Steps with their state, in a folder.
+
+    Attributes:
+        results: Where steps run and leave what is kept, with their logs.
+        work: Where the rest goes.
+        state: Of each step that has run: status, seconds, limit, and more.
+    """
+
+    def __init__(self, folder, steps, deadline, only=None,
+                 python=sys.executable, say=print):
+        self.work = Path(folder).resolve()
+        self.results = self.work / 'results'
+        (self.results / 'logs').mkdir(parents=True, exist_ok=True)
+        self.steps = {step.name: step for step in steps}
+        self.only = [name for name in self.steps if not only or name in only]
+        self.start, self.deadline = time.monotonic(), deadline
+        self.python, self.say = python, say
+        self._file = self.results / 'steps.json'
+        try:
+            self.state = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            self.state = {}
+
+    def left(self):
+        """Tell the seconds that are left."""
+        return self.deadline - (time.monotonic() - self.start)
+
+    def is_done(self, name):
+        """Tell whether a step was done, here or where results came from."""
+        return self.state.get(name, {}).get('status') == 'done'
+
+    def is_to_run(self, step):
+        """Tell whether a step is to be run.
+
+        One that is done is run again only if what it made is not here and a
+        step that is to be run needs it.
+        """
+        if not self.is_done(step.name):
+            return True
+        return bool(step.makes) and not (self.work / step.makes).exists() \
+            and any(self.is_to_run(self.steps[name]) for name in self.only
+                    if step.name in self.steps[name].needs)
+
+    def run(self):
+        """Run what is to be run.
+
+        Returns:
+            list[str]: The steps that are not done.
+        """
+        for name in self.only:
+            self._run(self.steps[name])
+        return [name for name in self.only if not self.is_done(name)]
+
+    def _run(self, step):
+        if not self.is_to_run(step):
+            self.say(f'gpu: {step.name:14} done before')
+            return
+        lacks = [name for name in step.needs if not self.is_done(name) or not
+                 (self.work / self.steps[name].makes).exists()]
+        if lacks:
+            return self._note(step, 'not run', 0, 'needs ' + ', '.join(lacks))
+        limit = min(step.limit, self.left())
+        if limit < min(15, step.limit):
+            return self._note(step, 'no time left', 0)
+        start = time.monotonic()
+        log = self.results / 'logs' / (step.name + '.log')
+        argv = [str(ROOT / arg) if arg.startswith(('tools/', 'tests/')) else
+                arg.replace('{results}', str(self.results))
+                for arg in step.argv]
+        with open(log, 'ab') as file:
+            file.write(f'$ python {" ".join(argv)}\n'.encode())
+            file.flush()
+            process = subprocess.Popen(
+                [self.python, *argv], cwd=self.work, stdin=subprocess.DEVNULL,
+                stdout=file, stderr=subprocess.STDOUT, env=self._env(),
+                start_new_session=True)
+            status = self._wait(process, limit)
+        seconds = time.monotonic() - start
+        tail = log.read_bytes()[-3000:].decode(errors='replace').strip()
+        last = tail.splitlines()[-1] if tail else ''
+        self._note(step, status, seconds, '' if status == 'done' else last,
+                   limit)
+
+    def _wait(self, process, limit):
+        """Wait for a process and end all of its kind behind the limit."""
+        status = 'cut off'
+        try:
+            code = process.wait(limit)
+            status = 'done' if code == 0 else f'failed ({code})'
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            for number in signal.SIGTERM, signal.SIGKILL:
+                try:
+                    os.killpg(process.pid, number)
+                    process.wait(3)
+                except (ProcessLookupError, subprocess.TimeoutExpired):
+                    pass
+        return status
+
+    def _env(self):
+        site = [str(self.work / 'site')] if (
+            self.work / 'site').exists() else []
+        old = os.environ.get('PYTHONPATH')
+        return dict(
+            os.environ, MPLBACKEND='Agg', PYTHONUNBUFFERED='1', COLUMNS='200',
+            PYTHONPATH=os.pathsep.join(
+                [*site, str(ROOT / 'projects'), *([old] if old else [])]))
+
+    def _note(self, step, status, seconds, last='', limit=None):
+        """Write down what became of a step, at once."""
+        self.state[step.name] = dict(
+            status=status, seconds=round(seconds, 1), limit=limit and
+            round(limit), last=last[:500], at=time.strftime('%F %T'))
+        part = self._file.with_suffix('.part')
+        part.write_text(json.dumps(self.state, indent=1))
+        part.replace(self._file)
+        self.say(f'gpu: {step.name:14} {status}, {seconds:.0f} s '
+                 f'({self.left():.0f} s left)'
+                 + (f': {last[:300]}' if last else ''))
+
+
+def bring_wheels(wheels, site, python=sys.executable):
+    """Unpack the wheels that were brought, without a registry.
+
+    Args:
+        wheels (Path): Their folder; it may be missing.
+        site (Path): Where to.
+    """
+    files = sorted(map(str, Path(wheels).glob('*.whl')))
+    if not files:
+        return
+    part = site.with_name('site.part')
+    shutil.rmtree(part, ignore_errors=True)
+    run = subprocess.run(
+        [python, '-m', 'pip', 'install', '-q', '--no-index', '--no-deps',
+         '--no-compile', '--no-cache-dir', '--disable-pip-version-check',
+         '--target', str(part), *files], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+    if run.returncode:
+        version = '.'.join(map(str, sys.version_info[:2]))
+        reason = (run.stdout.strip().splitlines() or ['no reason given'])[-1]
+        stop(f'the wheels in {wheels} cannot be installed ({reason}); make '
+             f'gpu-wheels WHEELS_PYTHON={version} where a registry is, and '
+             'bring them anew')
+    shutil.rmtree(site, ignore_errors=True)
+    part.rename(site)
+
+
+def find_missing():
+    """Tell which packages cannot be imported."""
+    importlib.invalidate_caches()
+    return [name for name in PACKAGES
+            if importlib.util.find_spec(name) is None]
+
+
+def check_machine(cuda, python=sys.executable):
+    """Stop where packages or the GPU are missing, in one line."""
+    if missing := find_missing():
+        stop(f'{python} has no {", ".join(missing)}: run make gpu-wheels '
+             'where a registry is and bring the folder .wheels, or make setup '
+             'and then make gpu')
+    if cuda:
+        import torch
+        if not torch.cuda.is_available():
+            stop(f'torch {torch.__version__} finds no CUDA device; make gpu '
+                 'DEVICE=cpu is the dry run')
+
+
+def main():
+    """Run a session."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('folder', help='work folder; results are below')
+    parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda',
+                        help='cpu: the dry run, with the smallest sizes')
+    parser.add_argument('--seconds', type=float, default=530,
+                        help='all steps end before (default: 530)')
+    parser.add_argument('--wheels', default=ROOT / '.wheels', type=Path,
+                        help='packages to use, as wheels')
+    parser.add_argument('--only', nargs='+', metavar='STEP',
+                        help='these steps alone')
+    args = parser.parse_args()
+    steps = make_steps(args.device == 'cuda')
+    names = [step.name for step in steps]
+    if unknown := set(args.only or ()) - set(names):
+        parser.error(f'--only: no step {", ".join(unknown)}; there are '
+                     f'{", ".join(names)}')
+    if args.seconds < 20:
+        parser.error(f'--seconds {args.seconds:g}: give at least 20')
+    start = time.monotonic()
+    try:
+        os.makedirs(args.folder, exist_ok=True)
+    except OSError as error:
+        stop(f'{args.folder}: {error.strerror}; choose another folder')
+    site = Path(args.folder).resolve() / 'site'
+    if site.exists():
+        sys.path.insert(0, str(site))
+    if find_missing():
+        bring_wheels(args.wheels, site)
+        if str(site) not in sys.path:
+            sys.path.insert(0, str(site))
+    check_machine(args.device == 'cuda')
+    session = Session(args.folder, steps,
+                      args.seconds - (time.monotonic() - start), args.only)
+    try:
+        open_steps = session.run()
+    except KeyboardInterrupt:
+        stop('interrupted; what is done is kept, run it again')
+    print(f'gpu: results in {session.results}')
+    if open_steps:
+        stop(f'not done: {", ".join(open_steps)}; their logs are in '
+             f'{session.results / "logs"}, run it again')
+
+
+if __name__ == '__main__':
+    main()
