@@ -139,13 +139,20 @@ def _known(kind: str, text: str) -> str | None:
             r'(?:class `\w+` in vovnet/\S+: '
             r'|^(?=[A-Z]\w*(?:Net|Neck|Head)\w*: ))(.+)', text)):
         return f'config: {found[1]}'
-    if kind == 'OutOfMemoryError':
-        return (f'{text.splitlines()[0]} Lower train_dataloader.batch_size '
-                'or the image scale, or try --amp or backbone.with_cp=block')
+    if kind == 'OutOfMemoryError' or re.match(
+            'CUDA error: (out of memory|CUBLAS_STATUS_ALLOC_FAILED)', text):
+        # Torch goes on, in the same line, about other processes and fractions.
+        reason = re.split(r'\. (?:GPU|Of the|Including|Process)|\n', text)[0]
+        return (f'{reason.rstrip(".")}. Lower the batch size or the image '
+                'scale; in training also try --amp or backbone.with_cp=block')
     if 'Expected to have finished reduction in the prior iteration' in text:
         return ('some parameters of the model take no part in the loss, which '
                 'distributed training has to know; set '
                 'find_unused_parameters=True in the config')
+    cause = text.partition('Last error:')[2].strip()
+    if kind == 'DistBackendError' and 'ncclRemoteError' not in text and cause:
+        return (f'NCCL: {cause}; check GPUs, network and /dev/shm (docker: '
+                '--shm-size), NCCL_DEBUG=INFO tells more')
     if kind == 'DistBackendError' or 'gloo' in text and 'by peer' in text:
         return ('another process of this job has ended; its message says why '
                 f'({text.splitlines()[0]})')

@@ -311,6 +311,23 @@ def test_a_network_that_fails_in_its_turn(tiny, error, said, monkeypatch):
     assert alive[0]() is None
 
 
+def test_a_device_that_is_lost_ends_the_run(tiny, monkeypatch):
+    """CUDA fails for all networks after an illegal access: no more blame."""
+    saves, real = [], module.take_turn
+
+    def take_turn(latency, run, *args):
+        if saves and saves[-1][0].latency:
+            raise torch.AcceleratorError('CUDA error: illegal memory access')
+        real(latency, run, *args)
+
+    monkeypatch.setattr(module, 'take_turn', take_turn)
+    with pytest.raises(UserError, match='b: AcceleratorError: .*; cpu cannot '
+                       'be used any longer'):
+        benchmark([Entry(name, tiny) for name in 'abc'], Input(), QUICK,
+                  save=lambda report: saves.append(list(report.results)))
+    assert [bool(r.failure) for r in saves[-1]] == [False, True, False]
+
+
 def test_a_run_that_was_ended_is_resumed(tiny, tmp_path, monkeypatch):
     """Nothing that is complete is measured again."""
     class End(BaseException):

@@ -29,6 +29,7 @@ from vovnet.checkpoints import (
     read_weights,
     to_scheme,
 )
+from vovnet.checkpoints.dialect import fold_normalization
 from vovnet.checkpoints.download import cache_name
 from vovnet.errors import UserError
 from vovnet.models import VoVNet, VoVNetCP
@@ -777,6 +778,15 @@ def test_images_of_another_library(name, prefix, tmp_path):
     convert(source, target, name, images='keep')
     kept = load_file(target)[f'{prefix}stem.stem_1/conv.weight']
     assert torch.equal(kept, state['stem.0.conv.weight'])
+
+
+def test_normalization_is_folded_where_the_weights_are():
+    """They may have been loaded to a GPU; `meta` stands for it here."""
+    weights = {'stem.0.conv.weight': torch.ones(8, 3, 3, 3, device='meta')}
+    folded = fold_normalization(
+        weights, Normalization((1., 2., 3.), (4., 5., 6.), False),
+        Normalization((3., 2., 1.), (1., 1., 1.), True))
+    assert folded['stem.0.conv.weight'].device.type == 'meta'
 
 
 def test_images_that_cannot_be_folded():

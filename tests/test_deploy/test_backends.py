@@ -36,7 +36,7 @@ def test_all_runtimes_are_here():
 
 
 @pytest.mark.parametrize('mode', TOLERANCE)
-def test_backbones(backbone, mode):
+def test_backbones(backbone, mode, any_bf16):
     before = sum(isinstance(m, _BatchNorm) for m in backbone.modules())
     run = load_runtime(mode, backbone, [IMAGES, IMAGES, IMAGES[:1, :, :64]])
     for images in IMAGES, IMAGES[:1, :, :64], IMAGES:
@@ -63,7 +63,7 @@ def test_a_detectors_maps(mode):
     assert difference(found, expected) < 1e-4
 
 
-def test_threads_are_torchs(backbone, monkeypatch):
+def test_threads_are_torchs(backbone, any_bf16, monkeypatch):
     import onnxruntime
     import openvino
     asked = []

@@ -51,6 +51,14 @@ def test_other_inputs_are_recorded_anew(graphs, other):
     assert CUDAGraphed(lambda x, n: x * n)(torch.ones(1), 3).item() == 3
 
 
+def test_recorded_in_inference_mode_and_replayed_outside(graphs):
+    run = CUDAGraphed(lambda x: x + 1)
+    with torch.inference_mode():
+        run(torch.ones(2))
+    with torch.no_grad():
+        assert run(torch.full((2, ), 5.)).tolist() == [6, 6]
+
+
 def test_no_more_graphs_than_the_limit(graphs):
     run = CUDAGraphed(lambda x: x + 1)
     for size in range(1, cuda_graph.LIMIT + 4):

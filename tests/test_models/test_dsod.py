@@ -14,6 +14,7 @@ from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vovnet.analysis.networks import (
     build_network,
@@ -21,6 +22,7 @@ from vovnet.analysis.networks import (
     load_any_config,
 )
 from vovnet.models import DSODDenseNet
+from vovnet.models.dense_heads.multibox_head import best_of_each_class
 from vovnet.models.necks import DSODNeck
 from vovnet.models.necks.dsod_neck import DSODDownsample
 
@@ -518,3 +520,32 @@ def test_losses_of_the_papers_detector_equal_caffe(config):
     for kind, value in zip(('cls', 'bbox'), want):
         assert sum(got[f'loss_{kind}']).item() == pytest.approx(
             value, rel=1e-5)
+
+
+class Operators(TorchDispatchMode):
+    """Notes what is run, and whether it looks for true elements."""
+
+    def __init__(self):
+        super().__init__()
+        self.looks = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix('aten::')
+        if name == 'nonzero' or name == 'index' and any(
+                i is not None and i.dtype == torch.bool for i in args[1]):
+            self.looks.append(name)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize('most', [0, 20])
+def test_candidates_are_looked_for_once(most):
+    """Each look at how many there are waits for a GPU."""
+    scores = torch.rand(50, 4)
+    with Operators() as run:
+        best, classes, boxes = best_of_each_class(scores, 0.3, most)
+    assert run.looks == ['nonzero']
+    expected = [(i, c) for c in range(4) for i in sorted(
+        range(50), key=lambda i: -scores[i, c])[:most or 50]
+        if scores[i, c] > 0.3]
+    assert sorted(zip(boxes.tolist(), classes.tolist())) == sorted(expected)
+    assert torch.equal(best, scores[boxes, classes])

@@ -1,9 +1,15 @@
-"""How a process of a distributed run ends."""
+"""How processes of a distributed run begin and end."""
 import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
+import torch
+from mmengine.config import Config
+
+from vovnet.errors import UserError
+from vovnet.runtime import launch
 
 SCRIPT = '''
 import sys, time
@@ -29,6 +35,23 @@ launch.prepare(Config(dict(model={})), Namespace(
     launcher='pytorch', local_rank=0, work_dir='.', config='a.py'))
 launch._run(step, '.')
 '''
+
+
+def test_more_processes_than_gpus(tmp_path, monkeypatch):
+    for name, value in dict(is_available=lambda: True,
+                            device_count=lambda: 2).items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(launch.atexit, 'register', lambda leave: None)
+    for rank in 1, 2:
+        monkeypatch.setenv('LOCAL_RANK', str(rank))
+        args = Namespace(launcher='pytorch', local_rank=0, config='a.py',
+                         work_dir=str(tmp_path))
+        if rank < 2:
+            launch.prepare(Config(dict(model={})), args)
+            continue
+        with pytest.raises(UserError, match='more processes than GPUs here, '
+                           '2; start one for each'):
+            launch.prepare(Config(dict(model={})), args)
 
 
 @pytest.mark.parametrize(('how', 'status', 'said'), [

@@ -56,7 +56,31 @@ def test_told_alike_here_and_in_a_worker(error, parts):
 @pytest.mark.parametrize('error, parts', [
     (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.\n'
                             'GPU 0 has ...'),
-     ['CUDA out of memory', 'batch_size', '--amp', 'with_cp']),
+     ['CUDA out of memory. Tried to allocate 2 GiB. Lower the batch size',
+      '--amp', 'with_cp']),
+    (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB. '
+                            'GPU 0 has a total capacity of 79.10 GiB of '
+                            'which 9.56 MiB is free. Of the allocated memory '
+                            '1 GiB is allocated by PyTorch.'),
+     ['Tried to allocate 20.00 MiB. Lower the batch size']),
+    (torch.AcceleratorError("CUDA error: out of memory\nSearch for "
+                            "`cudaErrorMemoryAllocation' in"),
+     ['CUDA error: out of memory. Lower the batch size']),
+    (RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling '
+                  '`cublasCreate(handle)`'), ['Lower the batch size']),
+    (torch.distributed.DistBackendError(
+        'NCCL error in: NCCLUtils.cpp:94, unhandled system error (run with '
+        'NCCL_DEBUG=INFO for details), NCCL version 2.28.9\nncclSystemError: '
+        'System call failed. \nLast error:\nError while creating shared '
+        'memory segment /dev/shm/nccl-Z0gUSR (size 9637888), error: No space '
+        'left on device (28)'),
+     ['/dev/shm/nccl-Z0gUSR', 'No space left', '--shm-size']),
+    (torch.distributed.DistBackendError(
+        'NCCL error in: NCCLUtils.cpp:94, remote process exited or there was '
+        'a network error, NCCL version 2.28.9\nncclRemoteError: A call failed '
+        'possibly due to a network error or a remote process exiting '
+        'prematurely.\nLast error:\nsocketProgress: Connection closed'),
+     ['another process of this job has ended']),
     (RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '),
      ['killed by signal', 'num_workers', '/dev/shm']),
     (ValueError('class `RetinaNet` in mmdet/models/detectors/retinanet.py: '

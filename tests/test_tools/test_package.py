@@ -174,7 +174,7 @@ def test_hook(installed, tmp_path):
         out = run(python, '-X', 'importtime', '-c', '', cwd=tmp_path)
         cost.append(
             int(re.search(rf'\|\s*(\d+) \|\s+{HOOK}\n', out).group(1)))
-    assert min(cost) < 3000, f'{min(cost)} us'
+    assert min(cost) < 10_000, f'{min(cost)} us'  # a hundredth second
 
     # mmdet by itself, as its own tools import it.
     run(python, '-c', 'import sys, mmdet.models, mmdet.datasets\n'

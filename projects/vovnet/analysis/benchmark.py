@@ -488,18 +488,25 @@ class _Benchmark:
         self.progress(f'{what} {result.entry.name}', 0)
         if result.failure and what != 'building':
             return
+        is_lost = False
         try:
             result.failure = ''
             step(number)
         except Exception as error:  # the network's, whatever it is
             result.failure = _explain(error)
+            is_lost = any(isinstance(one, torch.AcceleratorError)
+                          for one in (error, error.__cause__))
         if result.failure:
             self.subjects.pop(number, None)
             gc.collect()
-            if self.device.type == 'cuda':
+            if self.device.type == 'cuda' and not is_lost:
                 torch.cuda.empty_cache()
         self.report.compare()
         self.save(self.report)
+        if result.failure and is_lost:
+            raise UserError(
+                f'{result.entry.name}: {result.failure}; {self.device} cannot '
+                'be used any longer by this process, run again with --resume')
 
     def _build(self, number: int) -> None:
         result = self.results[number]

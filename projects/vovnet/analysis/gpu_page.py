@@ -14,26 +14,25 @@ ON_CPU = 0.687, 0.878
 # Ratios that are closer than this to the paper's agree with it.
 CLOSE = 1.15
 
-HEAD = '''# On a GPU
-
-'''
-NOTHING = HEAD + '''Nothing has been measured on a GPU yet: this page fills itself with `make gpu` and then `make gpu-page` on a machine that has one.
-
-'''
+HEAD = '# On a GPU\n\n'
+NOTHING = HEAD + (
+    'Nothing has been measured on a GPU yet: `make gpu`, then `make gpu-page` '
+    'on a machine that has one, fills this page.\n\n')
 HOW = '''## How it is made
 
-`make gpu` on a machine with one NVIDIA GPU runs steps of a minute or two, each in a
-process of its own: checks first (recomputation, every way to run inference, operators,
-the demo trained to its mAP), then the paper's tables with energy, then training memory.
-It ends after `GPU_SECONDS=530`; run again, it goes on. The results are in
-`work_dirs/gpu/results`, a few MB with all logs; that folder is all that the next run
-needs, also on another machine. `make gpu-page` turns it into this page.
+`make gpu` on a machine with one NVIDIA GPU runs steps of a minute or two, each
+in a process of its own: checks first (recomputation, every way to run
+inference, operators, the demo trained to its mAP), then the paper's tables
+with energy, then training memory. It ends after `GPU_SECONDS=530`; run again,
+it goes on. The results are in `work_dirs/gpu/results`, a few MB with all logs;
+that folder is all that the next run needs, also on another machine. `make
+gpu-page` turns it into this page.
 
 Nothing is set up: it takes the Python of `make setup` or, with `make gpu
 PYTHON=python3`, one that has torch. Where no registry can be reached, `make
-gpu-wheels` (with `WHEELS_PYTHON=3.12`) on a machine that reaches one fetches what such a
-Python lacks, 12 MB, into `.wheels`, to be copied with the checkout. `make gpu
-DEVICE=cpu` is the dry run with the smallest sizes.
+gpu-wheels` (`WHEELS_PYTHON=3.12`) on a machine that reaches one fetches what
+such a Python lacks, 12 MB, into `.wheels`, to be copied with the checkout.
+`make gpu DEVICE=cpu` is the dry run with the smallest sizes.
 '''
 
 
@@ -348,7 +347,7 @@ def _lightweight(folder: Path, shown: dict[str, str]) -> str:
 def _backbones(folder: Path, shown: dict[str, str]) -> str:
     """Six backbones: batch 1 and 64, eager and graphs, fp32 and bf16."""
     printed, columns = _printed('table4'), {}
-    for name, batch in (('batch1', 1), ('batch64_fp32', 64), ('batch64', 64)):
+    for name in 'batch1', 'batch64_fp32', 'batch64':
         report = _read(folder, name)
         kind = report.get('conditions', {}).get('dtype', '')
         for (network, mode), figures in _figures(report).items():

@@ -355,9 +355,10 @@ def fold_normalization(weights: Mapping[str, Tensor], trained: Normalization,
             f'the mean must be that of the weights, {list(trained.mean)} '
             f'({"BGR" if trained.bgr else "RGB"}), it cannot be folded into '
             f'the stem: trained with {trained}, given {given}')
-    ratio = (torch.tensor(std, dtype=torch.double)
-             / torch.tensor(trained.std, dtype=torch.double))
     first = weights['stem.0.conv.weight']
+    std, trained_std = torch.tensor(
+        (std, trained.std), dtype=torch.double, device=first.device)
+    ratio = std / trained_std
     folded = first.double() * ratio[:, None, None]
     return {**weights, 'stem.0.conv.weight':
             (folded.flip(1) if step < 0 else folded).to(_whole(first))}

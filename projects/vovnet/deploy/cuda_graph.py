@@ -38,7 +38,9 @@ class CUDAGraphed:
         if kind not in self._graphs:
             if len(self._graphs) == LIMIT:
                 return self.function(*args, **kwargs)
-            self._graphs[kind] = self._record(leaves, spec)
+            # What is made in inference mode could not be written elsewhere.
+            with torch.inference_mode(False), torch.no_grad():
+                self._graphs[kind] = self._record(leaves, spec)
         graph, inputs, outputs = self._graphs[kind]
         for there, leaf in zip(inputs, leaves):
             if isinstance(leaf, Tensor):

@@ -68,8 +68,10 @@ def nms(boxes, scores, iou_threshold, offset):
     # torchvision's CPU kernel compares with a double: at an IoU of float32
     # 0.3 it would suppress what mmcv, which compares in float32, keeps.
     threshold = torch.tensor(iou_threshold, dtype=boxes.dtype).item()
+    if boxes.is_cuda:
+        return torchvision.ops.nms(boxes, scores, threshold)
     # torchvision's sort is stable, mmcv's is not: sorted its way first,
-    # equal scores stay in mmcv's order.
+    # equal scores stay in mmcv's order. (On CUDA that is any order.)
     scores, order = scores.sort(descending=True)
     return order[torchvision.ops.nms(boxes[order], scores, threshold)]
 

@@ -185,6 +185,10 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     if cfg.launcher != 'none':
         atexit.register(_leave_group)
     if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if cfg.launcher != 'none' and int(os.environ['LOCAL_RANK']) >= count:
+            raise UserError(f'--launcher {cfg.launcher}: more processes than '
+                            f'GPUs here, {count}; start one for each')
         return
     keep_memory()
     if cfg.launcher == 'none':

@@ -127,5 +127,6 @@ def best_of_each_class(scores: Tensor, score_thr: float,
     """
     most = min(most, len(scores)) if most > 0 else len(scores)
     best, boxes = scores.topk(most, dim=0)
-    chosen = best > score_thr
-    return best[chosen], chosen.nonzero()[:, 1], boxes[chosen]
+    # Looked for once: each look at how many there are waits for a GPU.
+    ranks, classes = (best > score_thr).nonzero(as_tuple=True)
+    return best[ranks, classes], classes, boxes[ranks, classes]
