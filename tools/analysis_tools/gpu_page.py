@@ -8,10 +8,10 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
-from vovnet.analysis.gpu_page import make_page
-from vovnet.errors import one_line
+from vovnet.analysis.gpu_page import DRY, make_page
+from vovnet.errors import UserError, one_line
 
-ROOT = Path(os.path.realpath(__file__)).parents[2]
+DOCS = Path(os.path.realpath(__file__)).parents[2] / 'docs/gpu.md'
 
 
 def parse_args() -> argparse.Namespace:
@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
         description='Turn results of `make gpu` into a page')
     parser.add_argument('results', help='their folder; without one the page '
                         'says that nothing was measured')
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs/gpu.md',
+    parser.add_argument('--out', type=Path, default=DOCS,
                         help='Markdown; pictures go to images/ beside it')
     return parser.parse_args()
 
@@ -28,6 +28,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     text, pictures = make_page(args.results)
+    if DRY in text and args.out == DOCS:
+        raise UserError(f'{args.results}: of a dry run on a CPU, which is not '
+                        'for docs/gpu.md; name another page with --out')
     images = args.out.parent / 'images'
     images.mkdir(parents=True, exist_ok=True)
     for file, name in pictures:

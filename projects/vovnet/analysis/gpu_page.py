@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..deploy.modes import MODES
 from ..errors import UserError
 from . import paper
 from .report import NONE, markdown_table
+
+DRY = '**A dry run on a CPU, which measures nothing.** '
 
 # What `make demo` ends with on a CPU, as the README has it: mAP, mAP50.
 ON_CPU = 0.687, 0.878
@@ -114,7 +117,8 @@ def _machine(facts: dict[str, Any], report: dict[str, Any]) -> str:
         first.append(f'power limit {state["power_limit_w"]:g} W')
     first += [f'{key} {facts[key]}' for key in (
         'CUDA', 'cuDNN', 'torch', 'python') if key in facts]
-    text = f'{", ".join(first)}{date and f"; {date}"}.'
+    text = DRY * ('GPU' not in facts)
+    text += f'{", ".join(first)}{date and f"; {date}"}.'
     if ranges:
         text += f' At work, in Table 4: {"; ".join(ranges)}.'
     if isinstance(meter, str):
@@ -265,11 +269,35 @@ def _ratios(top: str, others: Sequence[str], found: dict, printed: dict,
         for what, here, there in compared:
             if here is None or there is None:
                 continue
-            better = 'faster' if what == 'FPS' else 'less energy for an image'
-            lines.append(
-                f'- {where}, {top} against {other}, '
-                f'{better}: {here:.2f} times, in the paper {there:.2f}: '
-                f'{judge(here, there)}.')
+            said = (f'{top} is {here:.2f} times as fast as {other}'
+                    if what == 'FPS' else f'{other} takes {here:.2f} times '
+                    f'the energy of {top}')
+            lines.append(f'- {where}: {said}, in the paper {there:.2f}: '
+                         f'{judge(here, there)}.')
+    return _table(rows) + '\n' + ''.join(f'{line}\n' for line in lines)
+
+
+def _ratios_of_settings(top: str, others: Sequence[str],
+                        columns: dict[str, dict], printed: dict,
+                        what: str) -> str:
+    """A table of one ratio in several settings, and a sentence on each row."""
+    rows = [[f'{what}, {top} over', *columns, "the paper's detectors"]]
+    lines = []
+    for other in others:
+        ratios = {title: dict((name, one) for name, *one in compare(
+            top, other, column, printed))[what]
+            for title, column in columns.items()}
+        there = next(iter(ratios.values()))[1]
+        rows.append([other, *(_number(here, '.2f') for here, _ in
+                              ratios.values()), _number(there, '.2f')])
+        verdicts = {}
+        for title, (here, _) in ratios.items():
+            if here is not None and there is not None:
+                verdicts.setdefault(judge(here, there), []).append(title)
+        if verdicts:
+            lines.append(f'- {other}: ' + '; '.join(
+                f'{verdict} at {" and ".join(titles)}'
+                for verdict, titles in verdicts.items()) + '.')
     return _table(rows) + '\n' + ''.join(f'{line}\n' for line in lines)
 
 
@@ -311,18 +339,17 @@ BASELINES = 'DenseNet-201', 'DenseNet-161', 'ResNet-101', 'ResNet-50'
 
 def _table4(folder: Path, shown: dict[str, str]) -> str:
     printed, text = _printed('table4'), ''
-    for name, title, mode in (
-            ('table4', 'as it was measured, in eager mode', None),
-            ('table4_graph', 'as CUDA graphs, without what launches cost',
-             'graph')):
+    for name in 'table4', 'table4_graph':
         report = _read(folder, name)
         if not report.get('results'):
             continue
         found = {key[0]: value for key, value in _figures(report).items()}
-        text += (f'\n### {title[0].upper()}{title[1:]}\n\n'
+        mode = report['results'][0]['mode']
+        kind = f'{mode}: {MODES[mode].what}' if mode else 'eager, as there'
+        text += (f'\n### {kind[0].upper()}{kind[1:]}\n\n'
                  + _section(report, printed) + '\n' + _ratios(
                      'VoVNet-39', BASELINES, found, printed,
-                     'RefineDet320' + (', CUDA graphs' if mode else '')))
+                     f'RefineDet320, {mode or "eager"}'))
     if not text:
         return ''
     picture = shown.get('gpu_table4.png', '')
@@ -370,10 +397,13 @@ def _backbones(folder: Path, shown: dict[str, str]) -> str:
                           for column in joules.values())]
                  for name in networks]
         text += '\n' + _table(rows)
-    text += ('\nVoVNet-39 over each; the paper\'s ratios are of whole '
-             'detectors, batch 1 on a TITAN X.\n')
-    for title, column in columns.items():
-        text += '\n' + _ratios('VoVNet-39', BASELINES, column, printed, title)
+    text += ('\nVoVNet-39 over each, in speed and in saving; the paper\'s '
+             'are whole detectors at batch 1, on a TITAN X.\n')
+    text += '\n' + _ratios_of_settings('VoVNet-39', BASELINES, columns,
+                                       printed, 'FPS')
+    if joules:
+        text += '\n' + _ratios_of_settings('VoVNet-39', BASELINES, joules,
+                                           printed, 'J/image')
     picture = shown.get('gpu_batch64.png', '')
     return text + (picture and f'\n{picture}\n')
 
