@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves
 
 from ..deploy.modes import MODES, obstacle
-from ..deploy.optimize import DTYPES, difference, optimize
+from ..deploy.optimize import DTYPES, optimize
 from ..models import VoVNet
 from ..models.backbones.vovnet import CHECKPOINTS
 from ..runtime.forward import run_network
@@ -140,9 +142,6 @@ def _compare(found: tuple, plain: tuple, truth: tuple,
     """What is wrong, and the error of the gradients over the plain ones'."""
     if found[1].keys() != plain[1].keys():
         return 'gradients of other weights', 0.
-    for name, grad in found[1].items():
-        if not grad.isfinite().all():
-            return f'gradient of {name}: not finite', 0.
     same = 1e-5 if dtype == 'fp32' else 0.05
     for what, one, two in (
             *((f'output {i}', a, b) for i, (a, b) in enumerate(zip(
@@ -152,21 +151,28 @@ def _compare(found: tuple, plain: tuple, truth: tuple,
               if buffer.is_floating_point())):
         if _relative(one, two) > same:
             return f'{what}: differs by {_relative(one, two):.1e}', 0.
-    errors = [sum(_relative(grads[name], grad) for name, grad in
-                  truth[1].items()) / len(truth[1])
-              for grads in (found[1], plain[1])]
-    ratio = errors[0] / max(errors[1], 1e-12)
-    # Another order of sums, no more.
-    if ratio > 1.2 and errors[0] > 1e-6:
-        return (f'gradients differ from double precision by {errors[0]:.1e}, '
-                f'plain ones by {errors[1]:.1e}'), ratio
+    ours, theirs = ({name: _relative(grads[name], grad)
+                     for name, grad in truth[1].items()}
+                    for grads in (found[1], plain[1]))
+    ratio = sum(ours.values()) / max(sum(theirs.values()), 1e-12)
+    for name, error in ours.items():
+        # Sums in another order round otherwise, some weights' by luck more.
+        if not error <= 4 * theirs[name] + same and isfinite(theirs[name]):
+            return (f'gradient of {name} differs from that in double '
+                    f'precision by {error:.1e}, the plain one by '
+                    f'{theirs[name]:.1e}'), ratio
+    if ratio > 1.5 and sum(ours.values()) > same:
+        return f'gradients are {ratio:.1f} times as far off', ratio
     return '', ratio
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
-    expected = expected.double()
-    return float((found.double() - expected).norm()
-                 / expected.norm().clamp(min=1e-12))
+def _relative(found: Any, expected: Any) -> float:
+    """Distance as a share of the length; the worst of several tensors."""
+    return max(
+        float((a.detach().double() - b.detach().double()).norm()
+              / b.detach().double().norm().clamp(min=1e-12))
+        for a, b in zip(tree_leaves(found), tree_leaves(expected),
+                        strict=True))
 
 
 @contextmanager
@@ -238,13 +244,13 @@ def _check_mode(subject: Subject, mode: str) -> dict[str, Any]:
     differences, limits = [], []
     for batch in inputs:
         plain = run_network(network, batch)
-        differences.append(difference(run_network(fast, batch), plain))
+        differences.append(_relative(run_network(fast, batch), plain))
         with torch.autocast(batch.device.type, DTYPES[dtype],
                             enabled=dtype != 'fp32'):
-            limits.append(2 * difference(run_network(network, batch), plain))
-    limit = max(*limits, 1e-3)
-    return dict(ok=max(differences) <= limit, differences=differences,
-                limit=limit)
+            rounded = run_network(network, batch)
+        limits.append(1.5 * _relative(rounded, plain) + 1e-3)
+    return dict(ok=all(a <= b for a, b in zip(differences, limits)),
+                differences=differences, limits=limits)
 
 
 def check_synchronization(device: torch.device,
@@ -286,9 +292,10 @@ def check_memory(device: torch.device, small: bool) -> dict[str, Any]:
         memory, subject = measure_memory(build, device)
         del subject
         found.append(memory.to_dict())
-    key = 'system' if device.type == 'cuda' else 'tensors'
-    sizes = [one[key] for one in found]
-    return dict(ok=max(sizes) <= 1.02 * min(sizes), memory=found)
+    sizes = [one['system' if device.type == 'cuda' else 'tensors']
+             for one in found]
+    # CUDA loads each kernel when it is first run, a few MB of all.
+    return dict(ok=max(sizes) <= 1.1 * min(sizes), memory=found)
 
 
 def check_meter(device: torch.device, small: bool) -> dict[str, Any]:

@@ -138,7 +138,8 @@ def _checks(folder: Path, steps: dict[str, Any]) -> str:
                          .join(f'{name}: {reason or "no wait"}' for
                                name, reason in found['waits'].items())),
         memory=('memory, the same network three times', lambda found: ', '
-                .join(f'{(one["system"] or one["tensors"]) / 1e6:.0f} MB'
+                .join('{:.0f} MB'.format(one['system' if one['reserved'] else
+                                             'tensors'] / 1e6)
                       for one in found['memory'])),
         ddp=('DDP over NCCL, all gradients', lambda found: ', '.join(
             f'{name}' for name in found['gradients'])),
