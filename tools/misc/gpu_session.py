@@ -125,13 +125,13 @@ def make_steps(cuda):
         # The paper's Table 4, as it was measured: batch 1.
         table('table4', 180, '--paper', 'table4', '--nms', 'out', *tiny,
               energy=True, plot=True),
-        table('batch1', 150, *six, *graphs),
         # The GPU at work, where launches no longer count.
         table('batch64', 150, *six, *batch, *(
             ['--dtype', 'bf16', '--channels-last'] if cuda else []),
             energy=True, plot=True),
         table('table2', 150, '--paper', 'table2', 'table3', '--nms', 'out',
               *([] if cuda else ['--shape', '300']), energy=True, plot=True),
+        table('batch1', 150, *six, *graphs),
         Step('training', 90, 'tools/analysis_tools/training_memory.py',
              *memory, '--device', device, '--overwrite', '--out',
              '{results}/training.json', '{results}/training.md'),
