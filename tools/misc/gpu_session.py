@@ -144,7 +144,9 @@ def make_steps(cuda):
         Step('amp', 90, *amp, 'model.backbone.with_cp=pointwise',
              'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
              makes='amp/epoch_1.pth', needs=['data']),
-        Step('amp_resumed', 90, *amp, '--resume', needs=['data', 'amp'])])
+        Step('amp_resumed', 90, *amp, 'model.backbone.with_cp=block',
+             'train_cfg.max_epochs=2', 'train_cfg.val_interval=2',
+             '--resume', needs=['data', 'amp'])])
 
 
 def stop(message):
