@@ -2,7 +2,9 @@
 import importlib.util
 import json
 import os
+import re
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -113,6 +115,33 @@ def test_what_is_missing_in_one_line(tmp_path):
     (tmp_path / 'file').write_text('')
     done = command(tmp_path / 'file/b', '--device', 'cpu')
     assert done.returncode == 1 and 'choose another folder' in done.stderr
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_step(tmp_path, number):
+    code = f'''
+import sys
+sys.path.insert(0, {str(FILE.parent)!r})
+import gpu_session
+step = gpu_session.Step('slow', 90, '-c', 'import os, time; print("pid", '
+                        'os.getpid(), flush=True); time.sleep(90)')
+gpu_session.make_steps = lambda cuda: [step]
+gpu_session.check_machine = lambda cuda: None
+sys.argv = ['gpu_session.py', {str(tmp_path)!r}]
+gpu_session.main()
+'''
+    process = subprocess.Popen([sys.executable, '-c', code], text=True,
+                               stderr=subprocess.PIPE)
+    log, pid = tmp_path / 'results/logs/slow.log', None
+    while process.poll() is None and not pid:
+        time.sleep(0.1)
+        pid = log.exists() and re.search(r'^pid (\d+)$', log.read_text(), re.M)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said == 'gpu: interrupted; what is done is kept, run it again\n'
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid[1]), 0)
 
 
 def wheel(folder, name, tag='py3-none-any'):

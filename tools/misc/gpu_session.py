@@ -359,6 +359,8 @@ def main():
     check_machine(args.device == 'cuda')
     session = Session(args.folder, steps,
                       args.seconds - (time.monotonic() - start), args.only)
+    # Either ends the step that runs, too.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
         open_steps = session.run()
     except KeyboardInterrupt:

@@ -49,7 +49,8 @@ from .subject import Input, Subject, subject_cost
 
 PEAK = "machine's matrix product, G multiply-adds/s"
 # Conditions that may differ between a run and the one that resumes it.
-VARYING = 'date', 'load before', 'repeats', 'limit of the spread', PEAK
+VARYING = ('date', 'load before', 'system', 'repeats',
+           'limit of the spread', PEAK)
 KEPT = 'Measured in an earlier run:'
 
 
