@@ -130,6 +130,28 @@ def test_networks_take_turns(monkeypatch):
     assert len(calls) == timed + warm + 2 * 4  # one untimed in each turn
 
 
+class Counted(float):
+    """Counts how often it is added."""
+    additions = 0
+
+    def __radd__(self, other):
+        Counted.additions += 1
+        return float(other) + float(self)
+
+
+@pytest.mark.parametrize('measure', [
+    lambda: warm_up(lambda: Counted(0.001), min_seconds=2., max_seconds=2.),
+    lambda: measure_latency([lambda: None], CPU, repeats=1, seconds=2.,
+                            max_warm_up=0.),
+    lambda: latency._fastest_matmul(2, CPU, torch.float32, 2.)])
+def test_no_time_is_spent_on_sums(measure, monkeypatch):
+    """A GPU runs thousands of times in a turn: each time is added once."""
+    monkeypatch.setattr(latency, 'time_run', lambda *_: Counted(0.001))
+    Counted.additions = 0
+    measure()
+    assert 1000 < Counted.additions < 3000
+
+
 def test_real_time():
     [found] = measure_latency([lambda: time.sleep(0.01)], CPU, repeats=2,
                               seconds=0.05, max_warm_up=0.1)

@@ -99,6 +99,9 @@ def _load_libraries(device: torch.device) -> None:
     when they are first used, would count for the first network.
     """
     for dtype in DTYPES.values():
+        if dtype == torch.bfloat16 and device.type == 'cuda' and \
+                not torch.cuda.is_bf16_supported(including_emulation=False):
+            continue
         maps = torch.ones(2, 8, 16, 16, dtype=dtype, device=device,
                           requires_grad=True)
         matrix = maps[0, 0]
