@@ -31,7 +31,9 @@ SMALL = Setup((96, 64), rounds=3)
 @pytest.fixture(scope='module')
 def report():
     steps = []
-    found = measure_training([ARCH], SMALL, steps.append)
+    saved = []
+    found = measure_training([ARCH], SMALL, steps.append, saved.append)
+    assert saved == [found]  # at once, after the arch
     assert len(steps) == num_steps([ARCH], SMALL)
     return found
 

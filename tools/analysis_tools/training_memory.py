@@ -69,8 +69,8 @@ def main() -> None:
         task = bar.add_task('', total=training.num_steps(args.archs, setup))
         found = training.measure_training(
             args.archs, setup, lambda text: bar.update(
-                task, description=text, advance=1))
-    training.save(found, args.out)
+                task, description=text, advance=1),
+            lambda report: training.save(report, args.out))
     print(training.markdown(found))
     for file in args.out:
         print(f'Written: {file}')

@@ -243,7 +243,8 @@ def num_steps(archs: Sequence[str], setup: Setup) -> int:
 
 
 def measure_training(archs: Sequence[str], setup: Setup,
-                     progress: Callable[[str], None] = lambda _: None
+                     progress: Callable[[str], None] = lambda _: None,
+                     save: Callable[[Report], None] = lambda _: None
                      ) -> Report:
     """Measure training steps of VoVNet and of timm's, side by side.
 
@@ -252,6 +253,7 @@ def measure_training(archs: Sequence[str], setup: Setup,
         setup (Setup): What a step is.
         progress (Callable): Called with what comes next, for each network
             and for each of its rounds.
+        save (Callable): Called after each arch with what there is.
 
     Returns:
         Report: What was found.
@@ -269,10 +271,11 @@ def measure_training(archs: Sequence[str], setup: Setup,
     if device.type == 'cuda':
         torch.backends.cudnn.benchmark = True  # all shapes are fixed
     on = dict(_settings(setup), **conditions(device), timm=timm.__version__)
-    results = []
+    report = Report(on, [])
     for arch in archs:
-        results += _measure_arch(arch, setup, device, progress)
-    return Report(on, results)
+        report.results += _measure_arch(arch, setup, device, progress)
+        save(report)
+    return report
 
 
 def _measure_arch(arch: str, setup: Setup, device: torch.device,
