@@ -5,6 +5,7 @@ import math
 import re
 import sys
 import weakref
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -380,6 +381,29 @@ def test_a_run_that_was_ended_is_resumed(tiny, tmp_path, monkeypatch):
     with pytest.raises(UserError, match='batch: 1, and this is 2; choose '
                        'another --out'):
         benchmark(entries, Input(batch_size=2), plan, saved=saved)
+
+
+def test_only_missing_turns_are_taken(tiny, monkeypatch):
+    """Of a run that was ended while it took turns, on another host."""
+    entries = [Entry(name, tiny) for name in 'ab']
+    saves = []
+    benchmark(entries, Input(), replace(QUICK, repeats=4),
+              save=lambda report: saves.append(json.loads(json.dumps(
+                  report.to_dict()))))
+    [saved, *_] = [save for save in saves if [
+        len((one['latency'] or {}).get('repeats', []))
+        for one in save['results']] == [2, 1]]
+    saved['conditions']['system'] = 'another kernel'
+    taken, real = [], module.take_turn
+    monkeypatch.setattr(module, 'take_turn', lambda *args: (
+        taken.append(args), real(*args))[1])
+    found = benchmark(entries, Input(), replace(QUICK, repeats=4),
+                      saved=saved)
+    assert len(taken) == 2 + 3
+    for result, one in zip(found.results, saved['results']):
+        before = one['latency']['repeats']
+        assert result.latency.repeats[:len(before)] == before
+        assert len(result.latency.repeats) == 4
 
 
 def test_what_failed_is_tried_again(tiny):

@@ -51,6 +51,8 @@ PEAK = "machine's matrix product, G multiply-adds/s"
 # Conditions that may differ between a run and the one that resumes it.
 VARYING = ('date', 'load before', 'system', 'repeats',
            'limit of the spread', PEAK)
+# Where a GPU works, what else may: its host, of another machine of the kind.
+HOST = 'processor', 'cores', 'threads', 'GPU memory, MiB'
 KEPT = 'Measured in an earlier run:'
 
 
@@ -298,7 +300,8 @@ class Report:
         """
         before = saved['conditions']
         for key, value in self.conditions.items():
-            if key not in VARYING and before.get(key) != value:
+            varying = VARYING + HOST * ('GPU' in self.conditions)
+            if key not in varying and before.get(key) != value:
                 raise UserError(
                     f'--resume: what is there was measured with {key}: '
                     f'{before.get(key)}, and this is {value}; choose another '
@@ -540,9 +543,10 @@ class _Benchmark:
         started = {}
 
         def warm(number: int) -> None:
-            self.results[number].latency = None
-            started[number] = start_timing(self.subjects[number], device,
-                                           plan.max_warm_up)
+            new = start_timing(self.subjects[number], device,
+                               plan.max_warm_up)
+            # The turns that an earlier run has taken stay.
+            started[number] = self.results[number].latency or new
 
         def turn(number: int) -> None:
             take_turn(started[number], self.subjects[number], device,
@@ -552,7 +556,9 @@ class _Benchmark:
         for number in numbers:
             self._step(number, 'warming up', warm)
         for index in turns(len(numbers), plan.repeats, plan.order):
-            self._step(numbers[index], 'timing', turn)
+            number = numbers[index]
+            if not self.results[number].is_timed(plan):
+                self._step(number, 'timing', turn)
         # Once more: what disturbed the first may have gone.
         self._measure_peaks(numbers)
         for number in numbers:

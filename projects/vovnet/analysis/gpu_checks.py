@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -59,10 +60,11 @@ def check_facts(device: torch.device, small: bool) -> dict[str, Any]:
         found['meter'] = meter.reason
     if device.type == 'cuda':
         found['compute capability'] = torch.cuda.get_device_capability(device)
-        said = subprocess.run(
-            ['nvidia-smi', '-q', '-d', 'CLOCK,POWER,TEMPERATURE,PERFORMANCE'],
-            capture_output=True, text=True)
-        print(said.stdout or said.stderr)  # for the log
+        try:  # for the log
+            subprocess.run(['nvidia-smi', '-q', '-d', 'CLOCK,POWER,'
+                            'TEMPERATURE,PERFORMANCE'], timeout=10)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            print(error)
     return found
 
 
@@ -196,10 +198,10 @@ def check_modes(device: torch.device, small: bool) -> dict[str, Any]:
         if not (mode.runtime or mode.compile)], small)
 
 
-def check_compiled(device: torch.device, small: bool) -> dict[str, Any]:
-    """Compare what is compiled with the plain network."""
-    return _check_modes(device, [] if small else [
-        name for name, mode in MODES.items() if mode.compile], small)
+def check_compiled(device: torch.device, small: bool, mode: str = 'compile'
+                   ) -> dict[str, Any]:
+    """Compare a compiled network with the plain one."""
+    return _check_modes(device, [] if small else [mode], small)
 
 
 def _check_modes(device: torch.device, modes: list[str],
@@ -301,8 +303,8 @@ def check_memory(device: torch.device, small: bool) -> dict[str, Any]:
 def check_meter(device: torch.device, small: bool) -> dict[str, Any]:
     """Compare the energy counter with the power that the driver tells."""
     meter = find_meter(device)
-    if not meter:
-        return dict(none=meter.reason)
+    if not meter or not meter.board.counts():
+        return dict(none=meter.reason if not meter else meter.method)
     sync = synchronizer(device)
     matrix = torch.randn(4096, 4096, device=device)
     idle = measure_idle(meter, 3)
@@ -352,6 +354,8 @@ def check_ddp(device: torch.device, small: bool) -> dict[str, Any]:
 
 CHECKS: dict[str, Callable[[torch.device, bool], dict[str, Any]]] = dict(
     facts=check_facts, recompute=check_recompute, modes=check_modes,
-    compiled=check_compiled, synchronization=check_synchronization,
+    **{name: partial(check_compiled, mode=name)
+       for name, mode in MODES.items() if mode.compile},
+    synchronization=check_synchronization,
     memory=check_memory, meter=check_meter, ddp=check_ddp)
 

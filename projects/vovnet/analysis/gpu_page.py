@@ -129,11 +129,12 @@ def _machine(facts: dict[str, Any], report: dict[str, Any]) -> str:
 def _checks(folder: Path, steps: dict[str, Any]) -> str:
     rows = [['check', 'found', 'right']]
     core = {**_read(folder, 'core'), **_read(folder, 'modes'),
-            **_read(folder, 'compiled')}
+            **_read(folder, 'compiled'), **_read(folder, 'ddp')}
     told = dict(
         recompute=('`with_cp` against plain training', _tell_recompute),
         modes=('inference modes against eager', _tell_modes),
-        compiled=('compiled modes against eager', _tell_modes),
+        **{name: (f'`{name}` against eager', _tell_modes)
+           for name, mode in MODES.items() if mode.compile},
         synchronization=('timed code waits for nothing', lambda found: ', '
                          .join(f'{name}: {reason or "no wait"}' for
                                name, reason in found['waits'].items())),

@@ -144,8 +144,8 @@ def _modes(report: Report) -> list[str]:
             'Of the first: the median as a share of the first row\'s. '
             'Difference: the largest within an output as a share of the '
             'largest value there, of several outputs the worst. Peak memory '
-            'is n/a where oneDNN, compiled code or another runtime holds the '
-            'weights.')
+            'is n/a where oneDNN, compiled code, a CUDA graph or another '
+            'runtime holds weights or maps.')
     return found
 
 

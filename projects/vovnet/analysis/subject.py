@@ -169,8 +169,10 @@ class Subject:
                 result = run_network(self.network, images, samples)
         self.difference = difference(result, plain)
         self.dtype = found.dtype
-        self.foreign = bool(found.runtime or found.compile or (
-            found.fold and self._device.type == 'cpu'))
+        # A graph's replay allocates nothing: its maps are not seen either.
+        self.foreign = bool(
+            found.runtime or found.compile or found.graph or (
+                found.fold and self._device.type == 'cpu'))
 
     def __call__(self) -> Any:
         """Run on the next batch, without gradients."""
@@ -272,6 +274,9 @@ def _set_statistics(network: nn.Module, images: Tensor) -> None:
     noise = torch.randn(2, *images.shape[1:],
                         generator=torch.Generator().manual_seed(1)).to(
                             next(network.parameters()).device)
+    # No search for the fastest algorithms for this batch.
+    searches = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
     try:
         with torch.no_grad():
             run_network(network, noise)
@@ -280,6 +285,7 @@ def _set_statistics(network: nn.Module, images: Tensor) -> None:
     except Exception:  # the run that follows says it in better words
         pass
     finally:
+        torch.backends.cudnn.benchmark = searches
         network.eval()
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
