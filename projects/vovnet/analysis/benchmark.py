@@ -299,8 +299,8 @@ class Report:
             UserError: If the conditions were others.
         """
         before = saved['conditions']
+        varying = VARYING + HOST * ('GPU' in self.conditions)
         for key, value in self.conditions.items():
-            varying = VARYING + HOST * ('GPU' in self.conditions)
             if key not in varying and before.get(key) != value:
                 raise UserError(
                     f'--resume: what is there was measured with {key}: '
@@ -532,6 +532,7 @@ class _Benchmark:
         result.shapes, result.memory = dict(subject.shapes), memory
         result.cost, result.notes = cost, [*notes]
         result.difference = subject.difference
+        result.detections = subject.detections()
         self.subjects[number] = subject
 
     def _time(self, numbers: list[int]) -> None:
@@ -561,10 +562,6 @@ class _Benchmark:
                 self._step(number, 'timing', turn)
         # Once more: what disturbed the first may have gone.
         self._measure_peaks(numbers)
-        for number in numbers:
-            if number in self.subjects:
-                self.results[number].detections = self.subjects[
-                    number].detections()
         self.save(self.report)
 
     def _measure_peaks(self, numbers: list[int]) -> None:

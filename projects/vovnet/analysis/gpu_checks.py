@@ -303,8 +303,10 @@ def check_memory(device: torch.device, small: bool) -> dict[str, Any]:
 def check_meter(device: torch.device, small: bool) -> dict[str, Any]:
     """Compare the energy counter with the power that the driver tells."""
     meter = find_meter(device)
-    if not meter or not meter.board.counts():
-        return dict(none=meter.reason if not meter else meter.method)
+    if not meter:
+        return dict(none=meter.reason)
+    if device.type != 'cuda' or not meter.board.counts():
+        return dict(none=f'{meter.method}, no counter of a GPU')
     sync = synchronizer(device)
     matrix = torch.randn(4096, 4096, device=device)
     idle = measure_idle(meter, 3)

@@ -143,7 +143,7 @@ def _checks(folder: Path, steps: dict[str, Any]) -> str:
                                              'tensors'] / 1e6)
                       for one in found['memory'])),
         ddp=('DDP over NCCL, all gradients', lambda found: ', '.join(
-            f'{name}' for name in found['gradients'])),
+            found['gradients'])),
         meter=('energy counter beside polled power', _tell_meter))
     for name, (what, tell) in told.items():
         if name in core:
@@ -205,9 +205,12 @@ def _figures(report: dict[str, Any]) -> dict[tuple, dict[str, Any]]:
     """FPS and J/image, by name without its mode, and by mode."""
     return {
         (result['name'].removesuffix(f', {result["mode"]}'), result['mode']):
-        dict(FPS=result['fps'], problems=result['problems'], **{
-            'J/image': (result['energy'] or {}).get('joules_per_image')})
+        {'FPS': result['fps'], 'J/image': _joules(result)}
         for result in report.get('results', [])}
+
+
+def _joules(result: dict[str, Any]) -> float | None:
+    return (result['energy'] or {}).get('joules_per_image')
 
 
 def _printed(*tables: str) -> dict[str, dict[str, float]]:
@@ -311,11 +314,10 @@ def _measured(report: dict[str, Any], printed: dict) -> str:
     for result in report['results']:
         name = result['name']
         base = name.removesuffix(f', {result["mode"]}')
-        fps = result['fps']
-        joules = (result['energy'] or {}).get('joules_per_image')
         row = [name]
-        for value, what, form in ((fps, 'FPS', '.1f'),
-                                  (joules, 'J/image', '.3g')):
+        for value, what, form in (
+                (result['fps'], 'FPS', '.1f'),
+                (_joules(result), 'J/image', '.3g')):
             there = printed.get(base, {}).get(what)
             row += [_number(value, form), _number(there), _number(
                 value / there if value and there else None)]
@@ -332,10 +334,6 @@ def _measured(report: dict[str, Any], printed: dict) -> str:
         f'{note}\n' for note in ['', *notes] if notes)
 
 
-def _section(report: dict[str, Any], printed: dict) -> str:
-    return _measured(report, printed) if report.get('results') else ''
-
-
 BASELINES = 'DenseNet-201', 'DenseNet-161', 'ResNet-101', 'ResNet-50'
 
 
@@ -349,7 +347,7 @@ def _table4(folder: Path, shown: dict[str, str]) -> str:
         mode = report['results'][0]['mode']
         kind = f'{mode}: {MODES[mode].what}' if mode else 'eager, as there'
         text += (f'\n### {kind[0].upper()}{kind[1:]}\n\n'
-                 + _section(report, printed) + '\n' + _ratios(
+                 + _measured(report, printed) + '\n' + _ratios(
                      'VoVNet-39', BASELINES, found, printed,
                      f'RefineDet320, {mode or "eager"}'))
     if not text:
@@ -366,7 +364,7 @@ def _lightweight(folder: Path, shown: dict[str, str]) -> str:
     found = {key[0]: value for key, value in _figures(report).items()}
     top = 'DSOD300 VoVNet-27-slim'
     text = '## Tables 2 and 3: lightweight detectors, batch 1\n\n'
-    text += _section(report, printed) + '\n' + _ratios(
+    text += _measured(report, printed) + '\n' + _ratios(
         top, ['DSOD300 DenseNet-67', 'Pelee304 PeleeNet', 'SSD300 MobileNet',
               '+ bottleneck'], found, printed, 'Lightweight')
     picture = shown.get('gpu_table2.png', '')
