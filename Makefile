@@ -1,7 +1,8 @@
 # The entrances. Everything runs in .venv, which `make setup` makes.
 
-PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 \
+	python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv/bin/python
 # Threads that wait for each other leave a core that is wanted elsewhere soon:
@@ -38,7 +39,8 @@ help:
 	@echo 'make setup  the environment alone (2 to 4 minutes, 6 GB)'
 
 setup:
-	@$(PYTHON) tools/misc/setup_env.py
+	@$(PYTHON) tools/misc/setup_env.py --torch '$(TORCH)' \
+		--torch-index '$(TORCH_INDEX)'
 
 demo: setup
 	@echo 'demo: [1/4] the shapes data set, data/shapes (a few seconds)'
@@ -139,12 +141,22 @@ test: lint
 	@echo 'test: the whole suite on 2 processes (usually 8 to 14 minutes on 2 cores)'
 	@OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadgroup tests
 
-# Pin what a fresh environment resolved to. The pins hold from Python 3.11 on:
-# some of these versions do not exist for 3.10.
-lock:
-	@{ echo '# The versions that the set-up installs and the tests run on,'; \
-	   echo '# written by `make lock` from an environment. Not for Python 3.10,'; \
-	   echo '# which some of them do not support.'; \
-	   $(VENV) -m pip freeze --exclude-editable \
-	   | grep -viE '^(nvidia-[^m]|cuda|triton|torch|mm|onedl|setuptools|vovnet)' \
-	   | sed 's/$$/; python_version >= "3.11"/'; } > requirements/constraints.txt
+# Pin what pyproject.toml asks for, for every Python and platform at once. With
+# the OpenCV that wants no graphical libraries, which has the same versions;
+# without the parts of CUDA, which each torch names itself.
+LOCK := work_dirs/lock.txt
+BY := \# Written by `make lock` from pyproject.toml.
+OPENMMLAB := mmengine|mmcv-lite|mmdet|mmpretrain
+lock: setup
+	@mkdir -p $(dir $(LOCK))
+	@$(VENV) -m pip install -q --disable-pip-version-check uv
+	@$(VENV) -m uv pip compile -q --upgrade --universal --python-version 3.10 \
+		--no-header --no-annotate --extra openmmlab --extra export \
+		--extra tests pyproject.toml -o $(LOCK)
+	@{ echo '$(BY)'; grep -E '^torch(vision)?==' $(LOCK); } \
+		> requirements/torch.txt
+	@{ echo '$(BY)'; grep -E '^($(OPENMMLAB))==' $(LOCK); } \
+		> requirements/mminstall.txt
+	@{ echo '$(BY)'; sed 's/^opencv-python==/opencv-python-headless==/' \
+		$(LOCK) | grep -vE '^(nvidia-[^m]|cuda|triton|torch|$(OPENMMLAB))'; \
+	} > requirements/constraints.txt

@@ -1,17 +1,13 @@
-"""What setup.cfg cannot say: a start-up hook, and the way for mim.
+"""What pyproject.toml cannot say: a start-up hook, and the way for mim.
 
 ``projects/vovnet_mmcv_ext.py`` explains the hook. As one of the
 ``data_files`` it is listed among the installed files, so that ``pip
-uninstall`` removes it. Their target is relative to the prefix and names
-the version of Python, so the wheel is tagged for that version.
+uninstall`` removes it.
 
 Source: setuptools' documentation of ``data_files`` and ``bdist_wheel``,
 its ``command/editable_wheel.py`` (80.10), and ``get_installed_path`` of
 openmim 0.3.9 (``utils/utils.py``) and mmengine 0.10.7.
 """
-import sys
-import sysconfig
-from os.path import relpath
 from pathlib import Path
 
 import setuptools
@@ -45,14 +41,9 @@ class EditableWheel(editable_wheel):
         super().run()
 
 
-SITE_PACKAGES = relpath(
-    sysconfig.get_path('purelib'), sysconfig.get_path('data'))
-PYTHON_TAG = 'py{}{}'.format(*sys.version_info)
-
 setuptools.setup(
     distclass=Distribution,
     cmdclass={'editable_wheel': EditableWheel},
-    data_files=[(SITE_PACKAGES, ['projects/vovnet_mmcv_ext.pth'])],
-    options={'bdist_wheel': {
-        'python_tag': PYTHON_TAG
-    }})
+    # In a wheel, beside the folder of the data lies that of pure Python,
+    # which goes into site-packages, of whichever Python it will be.
+    data_files=[('../purelib', ['projects/vovnet_mmcv_ext.pth'])])

@@ -43,8 +43,21 @@ class MMCVExtFinder:
         """
         if fullname != EXT_NAME:
             return None
+        restore_find_loader()
         from importlib.util import spec_from_file_location
         return spec_from_file_location(fullname, EXT_FILE)
+
+
+def restore_find_loader():
+    """Restore what Python 3.14 removed and mmengine and mmcv still call.
+
+    Not at every start of Python: importing ``pkgutil`` takes 20 ms.
+    """
+    import pkgutil
+    from importlib.util import find_spec
+    if not hasattr(pkgutil, 'find_loader'):
+        pkgutil.find_loader = lambda name: getattr(
+            find_spec(name), 'loader', None)
 
 
 def install():

@@ -165,7 +165,10 @@ def peer(monkeypatch):
         calls['all_reduce'] += 1
         sums.mul_(1.75)
 
-    monkeypatch.setattr(dist, 'all_gather_into_tensor', all_gather)
+    # torch 2.15 has another name for it.
+    name = ('all_gather_single' if hasattr(dist, 'all_gather_single')
+            else 'all_gather_into_tensor')
+    monkeypatch.setattr(dist, name, all_gather)
     monkeypatch.setattr(dist, 'all_reduce', all_reduce)
     # SyncBN takes what is on a GPU or on a device of somebody else's.
     name = torch._C._get_privateuse1_backend_name

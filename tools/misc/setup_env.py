@@ -3,9 +3,11 @@
 Standard library only, and readable by any Python 3, so that a wrong one is
 told so. Compiles nothing. Done already: says so and ends at once.
 """
+import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,38 +15,30 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))
-VENV = os.path.join(ROOT, '.venv')
-PYTHON = os.path.join(VENV, 'bin', 'python')
-STAMP = os.path.join(VENV, 'vovnet-setup.json')
 
-OLDEST, NEWEST = (3, 10), (3, 12)
-# Measured: 5.3 GB installed (4.7 of it torch's CUDA build) and up to 2.9 GB
-# of wheels on their way.
-NEEDED_GB = 9
+OLDEST, NEWEST = (3, 10), (3, 14)  # the newest that the tests have run on
+# Measured: 6.0 GB installed (5.1 of it torch's CUDA build) and up to 2.9 GB
+# of wheels on their way; 1.6 GB where TORCH_INDEX has a build without CUDA.
+NEEDED_GB, NEEDED_GB_CPU = 9, 3
 
-STEPS = (
-    ('PyTorch (2.7 GB to download; usually 1-3 minutes)',
-     ['-r', 'requirements/torch.txt']),
-    ('what OpenMMLab needs, and the test tools (usually 20 seconds)',
-     ['-r', 'requirements/runtime.txt', '-r', 'requirements/tests.txt']),
-    ('OpenMMLab (usually 5 seconds; nothing is compiled)',
-     ['--no-deps', '-r', 'requirements/mminstall.txt']),
-    ('this project, in place (usually 5 seconds)',
-     ['--no-deps', '--no-build-isolation', '-e', '.']),
-)
+OPENMMLAB = ('mmengine', 'mmcv-lite', 'mmdet', 'mmpretrain')
 
-# Run inside .venv: which distributions provide each OpenMMLab package.
-LIST_PROVIDERS = '''
+# Run inside the environment: which distributions provide OpenMMLab's packages,
+# and the versions of torch and torchvision.
+LOOK = '''
 import importlib.metadata as m, json
 names = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 found = {n: [] for n in names}
+torch = {}
 for d in m.distributions():
     name = (d.metadata['Name'] or '').lower()
+    if name in ('torch', 'torchvision'):
+        torch[name] = d.version
     for n in names:
         if name in (n, n + '-lite', 'onedl-' + n) or (
                 n == 'mmdet' and name == 'onedl-mmdetection'):
             found[n].append(name)
-print(json.dumps({n: sorted(set(v)) for n, v in found.items()}))
+print(json.dumps([{n: sorted(set(v)) for n, v in found.items()}, torch]))
 '''
 
 
@@ -53,14 +47,33 @@ def stop(message):
     sys.exit('setup: ' + message)
 
 
+def say(message):
+    """Write a line at once, before what pip writes."""
+    print('setup: ' + message, flush=True)
+
+
+def release(version):
+    """Read the numbers of a version: '2.13.0+cpu' is (2, 13, 0)."""
+    found = re.match(r'\d+(\.\d+)*', version)
+    return tuple(map(int, found.group().split('.'))) if found else ()
+
+
+def oldest_torch():
+    """Read the oldest torch that will do from pyproject.toml."""
+    with open(os.path.join(ROOT, 'pyproject.toml')) as f:
+        return re.search(r'"torch>=([\d.]+)"', f.read()).group(1)
+
+
 def check_python():
-    """Stop on a Python that the pinned stack has no wheels for."""
+    """Stop on a Python that is too old or cannot make an environment."""
     have = '%d.%d' % sys.version_info[:2]
-    want = '%d.%d to %d.%d' % (OLDEST + NEWEST)
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        stop('Python %s (%s) will not do, %s is needed: '
-             'make PYTHON=/path/to/python3.11 ...'
-             % (have, sys.executable, want))
+    if sys.version_info[:2] < OLDEST:
+        stop('Python %s (%s) is too old, %d.%d or later is needed: '
+             'make PYTHON=/path/to/python3 ...'
+             % ((have, sys.executable) + OLDEST))
+    if sys.version_info[:2] > NEWEST:
+        say('Python %s has not been tried; %d.%d to %d.%d have'
+            % ((have,) + OLDEST + NEWEST))
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
@@ -69,31 +82,23 @@ def check_python():
              'apt-get install python%s-venv' % (have, have))
 
 
-def check_disk():
+def check_torch(version, where):
+    """Stop on a version of torch that will not do."""
+    oldest = oldest_torch()
+    if not re.match(r'\d+\.\d+(\.\d+)?([a-z+][\w.+]*)?$', version):
+        stop('%s is no version of torch; write it like TORCH=%s'
+             % (where, oldest))
+    if release(version) < release(oldest):
+        stop('%s is too old, torch %s or later is needed; name one with '
+             'make setup TORCH=..., or remove .venv' % (where, oldest))
+
+
+def check_disk(needed):
     """Stop where the environment would not fit."""
     free = shutil.disk_usage(ROOT).free / 1e9
-    if free < NEEDED_GB:
+    if free < needed:
         stop('%.1f GB are free at %s, %d GB are needed: make room, or move '
-             'the checkout to a larger disk' % (free, ROOT, NEEDED_GB))
-
-
-def providers():
-    """Ask the environment who provides what; stop where two do."""
-    out = subprocess.run([PYTHON, '-c', LIST_PROVIDERS], check=True,
-                         stdout=subprocess.PIPE).stdout
-    found = json.loads(out)
-    for name, dists in found.items():
-        if len(dists) > 1:
-            stop('%s comes from two distributions in .venv, %s: they '
-                 'overwrite each other. Keep one: .venv/bin/pip uninstall %s, '
-                 'then install the other again; or remove .venv and run make '
-                 'once more' % (name, ' and '.join(dists), ' '.join(dists)))
-    kinds = {d.startswith('onedl-') for v in found.values() for d in v}
-    if len(kinds) > 1:
-        stop('.venv mixes official and onedl distributions, %s: remove .venv '
-             'and run make once more' % ', '.join(
-                 d for v in found.values() for d in v))
-    return found
+             'the checkout to a larger disk' % (free, ROOT, needed))
 
 
 def fingerprint():
@@ -101,7 +106,7 @@ def fingerprint():
     digest = hashlib.sha256(sys.version.encode())
     files = [os.path.join('requirements', n)
              for n in sorted(os.listdir(os.path.join(ROOT, 'requirements')))]
-    files += ['setup.cfg', 'setup.py', 'pyproject.toml']
+    files += ['setup.py', 'pyproject.toml']
     for name in files:
         with open(os.path.join(ROOT, name), 'rb') as f:
             digest.update(name.encode() + f.read())
@@ -109,69 +114,159 @@ def fingerprint():
     return digest.hexdigest() + ' ' + ROOT
 
 
-def is_done(mark):
-    """Tell whether the environment was made from what is here now."""
-    try:
-        with open(STAMP) as f:
-            return json.load(f) == mark
-    except (OSError, ValueError):
-        return False
+class Environment:
+    """A virtual environment and the note of what it was made from."""
 
+    def __init__(self, folder):
+        self.folder = os.path.abspath(folder)
+        self.python = os.path.join(self.folder, 'bin', 'python')
+        self.stamp = os.path.join(self.folder, 'vovnet-setup.json')
 
-def make_venv():
-    """Create `.venv`, or check that the one that is there can be used."""
-    if os.path.exists(PYTHON):
-        version = subprocess.run(
-            [PYTHON, '-c', 'import pip, sys; print(*sys.version_info[:2])'],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        if version.returncode == 0:
-            if version.stdout.split() != [b'%d' % n for n in
-                                          sys.version_info[:2]]:
-                stop('.venv has Python %s, this is %d.%d: remove .venv, or '
-                     'make PYTHON=... with the same version' % (
-                         version.stdout.decode().strip().replace(' ', '.'),
-                         *sys.version_info[:2]))
-            return
-        print('setup: .venv is broken, making it anew', flush=True)
-    elif os.path.exists(VENV) and os.listdir(VENV):
-        stop('%s is there and is no environment: move it away' % VENV)
-    subprocess.run([sys.executable, '-m', 'venv', '--clear', VENV],
-                   check=True)
+    def note(self):
+        """Read the note; empty if there is none."""
+        try:
+            with open(self.stamp) as f:
+                return json.load(f)
+        except (OSError, ValueError):
+            return {}
 
+    def make(self):
+        """Create it, or check that the one that is there can be used."""
+        if os.path.exists(self.python):
+            version = subprocess.run(
+                [self.python, '-c',
+                 'import pip, sys; print(*sys.version_info[:2])'],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            if version.returncode == 0:
+                if version.stdout.split() != [b'%d' % n for n in
+                                              sys.version_info[:2]]:
+                    stop('.venv has Python %s, this is %d.%d: remove .venv, '
+                         'or make PYTHON=... with the same version' % (
+                             version.stdout.decode().strip().replace(
+                                 ' ', '.'), *sys.version_info[:2]))
+                return
+            say('.venv is broken, making it anew')
+        elif os.path.exists(self.folder) and os.listdir(self.folder):
+            stop('%s is there and is no environment: move it away'
+                 % self.folder)
+        subprocess.run([sys.executable, '-m', 'venv', '--clear', self.folder],
+                       check=True)
 
-def main():
-    """Bring `.venv` up to date."""
-    check_python()
-    mark = fingerprint()
-    if is_done(mark):
-        providers()
-        print('setup: .venv is up to date')
-        return
-    check_disk()
-    start = time.time()
-    print('setup: making .venv with Python %d.%d; usually 2 to 4 minutes'
-          % sys.version_info[:2], flush=True)
-    make_venv()
-    found = providers()
-    for i, (what, args) in enumerate(STEPS):
-        print('setup: [%d/%d] %s' % (i + 1, len(STEPS), what), flush=True)
-        if 'requirements/mminstall.txt' in args and any(
-                d not in ('mmengine', 'mmcv-lite', 'mmdet', 'mmpretrain')
-                for v in found.values() for d in v):
-            print('setup: kept the OpenMMLab distributions that .venv has: '
-                  + ', '.join(d for v in found.values() for d in v))
-            continue
+    def look(self):
+        """Ask who provides OpenMMLab, and for torch; stop where two do.
+
+        Returns the distributions of each package, and versions by name.
+        """
+        out = subprocess.run([self.python, '-c', LOOK], check=True,
+                             stdout=subprocess.PIPE).stdout
+        found, torch = json.loads(out.decode())
+        for name, dists in found.items():
+            if len(dists) > 1:
+                stop('%s comes from two distributions in .venv, %s: they '
+                     'overwrite each other. Keep one: .venv/bin/pip uninstall '
+                     '%s, then install the other again; or remove .venv and '
+                     'run make once more'
+                     % (name, ' and '.join(dists), ' '.join(dists)))
+        dists = [d for v in found.values() for d in v]
+        if len({d.startswith('onedl-') for d in dists}) > 1:
+            stop('.venv mixes official and onedl distributions, %s: remove '
+                 '.venv and run make once more' % ', '.join(dists))
+        return dists, torch
+
+    def pip(self, *args):
+        """Install, or stop."""
         code = subprocess.run(
-            [PYTHON, '-m', 'pip', 'install', '--disable-pip-version-check',
-             '-c', 'requirements/constraints.txt'] + args, cwd=ROOT).returncode
+            [self.python, '-m', 'pip', 'install',
+             '--disable-pip-version-check'] + list(args), cwd=ROOT).returncode
         if code:
             stop('pip ended with %d; its reason stands above. Mend it (no '
                  'network? no room?) and run make again: it goes on from here'
                  % code)
-    providers()
-    with open(STAMP, 'w') as f:
-        json.dump(mark, f)
-    print('setup: done in %d s' % (time.time() - start))
+
+
+def torch_arguments(have, wanted, index, known_index):
+    """Tell pip which torch, or nothing where the installed one stays.
+
+    Args:
+        have (dict): Versions of the installed torch and torchvision.
+        wanted (str): Version that was asked for, or empty.
+        index (str): Where to look for it, or empty for pip's own.
+        known_index (str): Where the installed one came from.
+    """
+    installed = have.get('torch')
+    source = ['--index-url', index] if index else []
+    if wanted:
+        check_torch(wanted, 'TORCH=' + wanted)
+    elif installed:
+        check_torch(installed, "torch %s, which .venv has," % installed)
+    if installed and index != known_index and index:
+        stop('.venv has torch %s already, which would stay; for the build of '
+             '%s remove .venv first' % (installed, index))
+    if installed and (not wanted or release(installed) == release(wanted)):
+        if 'torchvision' in have:
+            return []
+        return source + ['torch==' + installed, 'torchvision']
+    if wanted:
+        return source + ['torch==' + wanted, 'torchvision']
+    return source + ['-r', 'requirements/torch.txt']
+
+
+def parse_args(argv=None):
+    """Read the command line, where an empty value counts as none."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--venv', default=os.path.join(ROOT, '.venv'))
+    parser.add_argument('--torch', default='', metavar='VERSION',
+                        help='default: as in requirements/torch.txt, or the '
+                        'one that is installed')
+    parser.add_argument('--torch-index', default='', metavar='URL',
+                        help="index of torch's packages, such as one of "
+                        'builds for the CPU alone')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Bring the environment up to date."""
+    args = parse_args(argv)
+    check_python()
+    env = Environment(args.venv)
+    note, source = env.note(), fingerprint()
+    known_index = note.get('index', '')
+    if note.get('source') == source:
+        dists, have = env.look()
+        if not torch_arguments(have, args.torch, args.torch_index,
+                               known_index):
+            say('.venv is up to date')
+            return
+    check_disk(NEEDED_GB_CPU if args.torch_index else NEEDED_GB)
+    start = time.time()
+    say('making .venv with Python %d.%d; usually 2 to 4 minutes'
+        % sys.version_info[:2])
+    env.make()
+    dists, have = env.look()
+    torch = torch_arguments(have, args.torch, args.torch_index, known_index)
+    if torch:
+        say('[1/4] PyTorch (2.9 GB to download, 0.2 for the CPU alone; '
+            'usually 1-3 minutes)')
+        env.pip(*torch)
+    else:
+        say('[1/4] kept torch %(torch)s and torchvision %(torchvision)s, '
+            'which .venv has' % have)
+    say('[2/4] what OpenMMLab needs, export and the test tools (usually 20 '
+        'seconds)')
+    env.pip('--no-deps', '-r', 'requirements/constraints.txt')
+    if set(dists) <= set(OPENMMLAB):
+        say('[3/4] OpenMMLab (usually 5 seconds; nothing is compiled)')
+        env.pip('--no-deps', '-r', 'requirements/mminstall.txt')
+    else:
+        say('[3/4] kept the OpenMMLab distributions that .venv has: '
+            + ', '.join(dists))
+    say('[4/4] this project, in place (usually 5 seconds)')
+    env.pip('--no-deps', '--no-build-isolation', '-e', '.')
+    dists, have = env.look()
+    with open(env.stamp, 'w') as f:
+        json.dump({'source': source,
+                   'index': args.torch_index or known_index}, f)
+    say('done in %d s, with torch %s' % (time.time() - start, have['torch']))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,192 @@
+"""Run the tests on several Pythons and torches: called by ``make matrix``.
+
+For each combination a fresh environment is set up as ``make setup`` does it,
+the tests run in it, and it is removed. What is known of a combination is kept
+as a JSON file, so that runs can be added one by one, also from other systems;
+the table holds them all. Standard library only.
+"""
+import argparse
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tools' / 'misc'))
+from setup_env import OLDEST, release
+
+FAST = ['tests/test_models', 'tests/test_ops', 'tests/test_configs',
+        'tests/test_checkpoints']
+VERSIONS = '''
+import json, platform
+from importlib.metadata import version
+print(json.dumps(dict(
+    {n: version(n) for n in ('torch', 'torchvision', 'numpy')},
+    python=platform.python_version())))
+'''
+
+
+def find_pythons():
+    """Find the newest of each minor version, on PATH and of pyenv.
+
+    Returns:
+        dict[str, str]: Path of the interpreter by version, as ``'3.12'``.
+    """
+    pyenv = Path(os.environ.get('PYENV_ROOT', Path.home() / '.pyenv'))
+    folders = [*os.environ.get('PATH', '').split(os.pathsep),
+               *map(str, sorted(pyenv.glob('versions/*/bin')))]
+    found = {}
+    for folder in folders:
+        for path in Path(folder).glob('python3*'):
+            if not path.name[len('python3'):].strip('.0123456789'):
+                # pyenv's shims are there for versions that are not active.
+                done = subprocess.run(
+                    [path, '-c', 'import ensurepip, venv, sys; '
+                     'print(*sys.version_info[:3])'],
+                    capture_output=True, text=True)
+                if done.returncode == 0:
+                    version = tuple(map(int, done.stdout.split()))
+                    found[version] = str(path)
+    newest = {version[:2]: found[version] for version in sorted(found)}
+    return {'{}.{}'.format(*minor): path
+            for minor, path in sorted(newest.items()) if minor >= OLDEST}
+
+
+def run(command, log):
+    """Run a command with its output in a log; return status and seconds."""
+    start = time.monotonic()
+    with open(log, 'ab') as file:
+        status = subprocess.run(
+            list(map(str, command)), cwd=ROOT, stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {'OMP_NUM_THREADS': '1'}).returncode
+    return status, round(time.monotonic() - start)
+
+
+def count(report):
+    """Sum up a JUnit report: what passed, failed and was skipped."""
+    suites = ElementTree.parse(report).getroot().iter('testsuite')
+    total = dict.fromkeys(('tests', 'failures', 'errors', 'skipped'), 0)
+    for suite in suites:
+        for key in total:
+            total[key] += int(suite.get(key, 0))
+    failed = total['failures'] + total['errors']
+    return {'passed': total['tests'] - failed - total['skipped'],
+            'failed': failed, 'skipped': total['skipped']}
+
+
+def try_combination(python, torch, tests, folder, keep):
+    """Set up an environment, run the tests in it, remove it.
+
+    Args:
+        python (str): Interpreter.
+        torch (str): Version; empty for the default one.
+        tests (list[str]): What pytest runs; empty for the whole suite.
+        folder (Path): Of the environment, the log and JUnit's report.
+        keep (bool): Leave the environment.
+
+    Returns:
+        dict: A row of the table.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    log, report, venv = (folder / name for name in (
+        'log.txt', 'report.xml', 'venv'))
+    row = {'date': datetime.date.today().isoformat(), 'system': system(),
+           'tests': ' '.join(tests) or 'all'}
+    status, row['setup_s'] = run(
+        [python, 'tools/misc/setup_env.py', '--venv', venv,
+         '--torch', torch], log)
+    if status:
+        return row | {'python': python, 'torch': torch,
+                      'outcome': f'set-up ended with {status}, see {log}'}
+    interpreter = venv / 'bin' / 'python'
+    row |= json.loads(subprocess.run(
+        [interpreter, '-c', VERSIONS], stdout=subprocess.PIPE,
+        check=True).stdout)
+    status, row['tests_s'] = run(
+        [interpreter, '-m', 'pytest', '-q', '-n', '2', '--dist', 'loadgroup',
+         f'--junitxml={report}', *(tests or ['tests'])], log)
+    if report.exists():
+        row |= count(report)
+    row['outcome'] = ('passes' if status == 0
+                      else f'pytest ended with {status}, see {log}')
+    if not keep:
+        shutil.rmtree(venv)
+    return row
+
+
+def system():
+    """Name the operating system and its processor."""
+    try:
+        name = platform.freedesktop_os_release()['PRETTY_NAME']
+    except OSError:
+        name = platform.platform(terse=True)
+    return f'{name}, {os.cpu_count()} cores'
+
+
+def table(rows):
+    """Lay out rows as Markdown."""
+    lines = ['| Python | torch | numpy | tests | passed | failed | skipped '
+             '| set-up | tests took | system | date |', '| --- ' * 11 + '|']
+    for row in sorted(rows, key=lambda r: (release(r['python']),
+                                           release(r['torch']))):
+        known = {'numpy': '', 'passed': '', 'failed': row['outcome'],
+                 'skipped': '', 'tests_s': 0} | row
+        known['tests_m'] = round(known['tests_s'] / 60)
+        lines.append(
+            '| {python} | {torch} | {numpy} | {tests} | {passed} | {failed} '
+            '| {skipped} | {setup_s} s | {tests_m} min | {system} | {date} |'
+            .format_map(known))
+    return '\n'.join(lines) + '\n'
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description='Run the tests on several Pythons and torches')
+    parser.add_argument('out', type=Path, help='folder for environments, '
+                        'logs, results and the table')
+    parser.add_argument('--pythons', nargs='*', metavar='X.Y',
+                        help='default: all that are found')
+    parser.add_argument('--torches', nargs='*', default=[], metavar='VERSION',
+                        help='default: that of make setup')
+    parser.add_argument('--tests', nargs='*', default=[], metavar='PATH',
+                        help='default: the whole suite')
+    parser.add_argument('--fast', action='store_true',
+                        help=f'only {" ".join(FAST)}')
+    parser.add_argument('--keep', action='store_true',
+                        help='leave the environments, 6 GB each')
+    args = parser.parse_args()
+    found = find_pythons()
+    wanted = args.pythons or list(found)
+    for name in wanted:
+        if name not in found:
+            sys.exit(f'matrix: there is no Python {name}; found: '
+                     f'{", ".join(found)}')
+    tests = FAST if args.fast else args.tests
+    args.out.mkdir(parents=True, exist_ok=True)
+    good = True
+    for name in wanted:
+        for torch in args.torches or ['']:
+            label = f'python{name}-torch-{torch or "default"}'
+            print(f'matrix: {label} ...', flush=True)
+            row = try_combination(found[name], torch, tests,
+                                  args.out / label, args.keep)
+            (args.out / f'{label}.json').write_text(json.dumps(row, indent=1))
+            good &= row['outcome'] == 'passes'
+            print(f'matrix: {label}: {row["outcome"]}', flush=True)
+    rows = [json.loads(path.read_text())
+            for path in args.out.glob('*.json')]
+    (args.out / 'table.md').write_text(table(rows))
+    print(table(rows), end='')
+    sys.exit(not good)
+
+
+if __name__ == '__main__':
+    main()
