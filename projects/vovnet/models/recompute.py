@@ -29,9 +29,9 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import get_gradient_edge, saved_tensors_hooks
 from torch.func import functional_call
+from torch.nn.modules import module as nn_module
 from torch.nn.modules._functions import SyncBatchNorm as sync_batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.modules.utils import _pair
 from torch.utils.checkpoint import checkpoint
 
@@ -40,6 +40,9 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU,
                nn.SiLU, nn.Mish, nn.Hardswish)
 # What norm layers run that are known by their statistics.
 BATCH_NORMS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
+# Of a module, and of all modules.
+HOOKS = ('forward_pre_hooks', 'forward_hooks', 'backward_pre_hooks',
+         'backward_hooks')
 
 aten = torch.ops.aten
 # A weight or a bias, by its owner and its name.
@@ -187,14 +190,14 @@ class Segment:
             and isinstance(act, (*ACTIVATIONS, type(None)))
             for conv, norm, act in self.layers) and all(
             type(pool) is nn.MaxPool2d and not pool.return_indices
-            for pool in pools) and not _has_any_global_hook()
+            for pool in pools) and not any(
+            getattr(nn_module, f'_global_{kind}') for kind in HOOKS)
 
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether a call of a module does more than its class says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks
-                or module._backward_hooks or module._backward_pre_hooks
-                or 'forward' in vars(module))
+    return 'forward' in vars(module) or any(
+        getattr(module, f'_{kind}') for kind in HOOKS)
 
 
 @torch.compiler.disable
