@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
-import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.deploy.optimize import optimize_for
 from vovnet.errors import one_line
 from vovnet.images import tell

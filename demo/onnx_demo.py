@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.errors import one_line, require
 
 with one_line():

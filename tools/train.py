@@ -9,7 +9,7 @@ import sys
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
-import vovnet  # noqa: F401 -- before mmdet, also in its workers
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.errors import one_line
 from vovnet.runtime import launch
 

@@ -18,8 +18,9 @@ __all__ = ['base_configs', 'checkpoints', 'datasets', 'models', 'ops',
 
 _missing = [name for name in ('torch', 'torchvision', 'mmengine', 'mmcv')
             if find_spec(name) is None]
-_remedy = (f"vovnet needs {', '.join(_missing)}, not installed here: "
-           "pip install 'vovnet[openmmlab]', or in a checkout make setup")
+_remedy = (f"vovnet needs {', '.join(_missing)}, not installed here: pip "
+           "install 'vovnet[openmmlab]' (in a checkout: make setup; for "
+           'exported detectors alone: pip install onnxruntime)')
 
 if not _missing:
     from torch import __version__ as _torch

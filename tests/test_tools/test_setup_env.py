@@ -1,13 +1,18 @@
 """The set-up: what it refuses, and that it knows when it is done."""
 import importlib.util
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from vovnet.version import OLDEST_TORCH
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +22,7 @@ def setup_env(tmp_path, monkeypatch):
     """The script as a module, at work in a checkout without .venv."""
     for name in ('requirements', 'tools/misc'):
         shutil.copytree(ROOT / name, tmp_path / name)
-    for name in ('setup.cfg', 'setup.py', 'pyproject.toml'):
+    for name in ('setup.py', 'pyproject.toml'):
         shutil.copy(ROOT / name, tmp_path)
     spec = importlib.util.spec_from_file_location(
         'setup_env', tmp_path / 'tools/misc/setup_env.py')
@@ -35,13 +40,76 @@ def message(action):
     return text
 
 
-@pytest.mark.parametrize('version', [(3, 6, 9), (3, 9, 0), (3, 13, 1)])
-def test_wrong_python(setup_env, monkeypatch, version):
+@pytest.fixture
+def env(setup_env):
+    """The environment that it makes."""
+    return setup_env.Environment(Path(setup_env.ROOT, '.venv'))
+
+
+@pytest.fixture
+def this_env(env):
+    """The environment that the tests run in, as if it were there."""
+    env.python = sys.executable
+    return env
+
+
+@pytest.mark.parametrize('version', [(3, 6, 9), (3, 9, 0)])
+def test_wrong_python(setup_env, monkeypatch, env, version):
     monkeypatch.setattr(sys, 'version_info', version)
-    text = message(setup_env.main)
-    assert f'{version[0]}.{version[1]} ' in text and '3.10 to 3.12' in text
+    text = message(lambda: setup_env.main([]))
+    assert f'{version[0]}.{version[1]} ' in text and '3.10 or later' in text
     assert 'make PYTHON=' in text
-    assert not Path(setup_env.VENV).exists()
+    assert not Path(env.folder).exists()
+
+
+def test_untried_python_is_named_and_taken(setup_env, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'version_info', (3, 99, 0))
+    setup_env.check_python()
+    assert capsys.readouterr().out == (
+        'setup: Python 3.99 has not been tried; 3.10 to 3.14 have\n')
+
+
+def test_bounds_are_those_of_the_package(setup_env):
+    project = (ROOT / 'pyproject.toml').read_text()
+    assert 'requires-python = ">={}.{}"'.format(*setup_env.OLDEST) in project
+    assert setup_env.oldest_torch() == OLDEST_TORCH
+    minors = range(setup_env.OLDEST[1], setup_env.NEWEST[1] + 1)
+    assert re.findall(r'"Programming Language :: Python :: 3\.(\d+)"',
+                      project) == list(map(str, minors))
+
+
+NONE, BOTH = {}, dict(torch='2.13.0+cpu', torchvision='0.28.0+cpu')
+INDEX = 'file:///builds/for/cpu'
+
+
+@pytest.mark.parametrize('have, wanted, index, known, given', [
+    (NONE, '', '', '', ['-r', 'requirements/torch.txt']),
+    (NONE, '', INDEX, '',
+     ['--index-url', INDEX, '-r', 'requirements/torch.txt']),
+    (NONE, '2.12.1', '', '', ['torch==2.12.1', 'torchvision']),
+    # What is there and fits is kept, also the build of another index.
+    (BOTH, '', '', '', []),
+    (BOTH, '2.13.0', '', '', []),
+    (BOTH, '', INDEX, INDEX, []),
+    (dict(torch='2.13.0'), '', '', '', ['torch==2.13.0', 'torchvision']),
+    (BOTH, '2.12.1', '', '', ['torch==2.12.1', 'torchvision']),
+])
+def test_which_torch(setup_env, have, wanted, index, known, given):
+    assert setup_env.torch_arguments(have, wanted, index, known) == given
+
+
+@pytest.mark.parametrize('have, wanted, index, told', [
+    (NONE, '2.4.1', '', ['TORCH=2.4.1 is too old', f'{OLDEST_TORCH} or']),
+    (NONE, 'newest', '', ['TORCH=newest is no version of torch']),
+    (NONE, '2', '', ['TORCH=2 is no version']),
+    (dict(torch='2.4.1+cu121'), '', '',
+     ['torch 2.4.1+cu121, which .venv has, is too old', 'TORCH=']),
+    (BOTH, '', INDEX, ['.venv has torch 2.13.0+cpu already', 'remove .venv']),
+])
+def test_torch_that_will_not_do(setup_env, have, wanted, index, told):
+    text = message(
+        lambda: setup_env.torch_arguments(have, wanted, index, ''))
+    assert all(part in text for part in told)
 
 
 def test_old_pythons_can_read_it():
@@ -52,13 +120,15 @@ def test_old_pythons_can_read_it():
     assert ast.parse(source, feature_version=(3, 4))
 
 
-def test_no_room(setup_env, monkeypatch):
+@pytest.mark.parametrize('index, needed', [('', 9), (INDEX, 3)])
+def test_no_room(setup_env, monkeypatch, env, index, needed):
     usage = namedtuple('usage', 'total used free')
     monkeypatch.setattr(setup_env.shutil, 'disk_usage',
                         lambda path: usage(9e9, 8e9, 1e9))
-    text = message(setup_env.main)
+    text = message(lambda: setup_env.main(['--torch-index', index]))
     assert '1.0 GB' in text and setup_env.ROOT in text
-    assert not Path(setup_env.VENV).exists()
+    assert f'{needed} GB are needed' in text
+    assert not Path(env.folder).exists()
 
 
 def fake_distribution(folder, name):
@@ -72,51 +142,56 @@ def fake_distribution(folder, name):
     ('mmcv', 'mmcv comes from two distributions in .venv, mmcv and mmcv-lite'),
     ('onedl-mmdetection', 'mmdet comes from two distributions'),
     ('onedl-mmengine', 'mmengine comes from two distributions')])
-def test_two_providers(setup_env, monkeypatch, tmp_path, extra, told):
+def test_two_providers(this_env, monkeypatch, tmp_path, extra, told):
     """Beside those that this environment really has."""
     fake_distribution(tmp_path / 'site', extra)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'site'))
-    monkeypatch.setattr(setup_env, 'PYTHON', sys.executable)
-    text = message(setup_env.providers)
+    text = message(this_env.look)
     assert told in text and 'uninstall' in text
 
 
-def test_one_provider_each(setup_env, monkeypatch):
-    monkeypatch.setattr(setup_env, 'PYTHON', sys.executable)
-    found = setup_env.providers()
-    assert set(found) == {'mmengine', 'mmcv', 'mmdet', 'mmpretrain'}
-    assert all(len(names) == 1 for names in found.values())
+def test_one_provider_each(this_env):
+    dists, torch = this_env.look()
+    assert len(dists) == 4
+    assert torch == {name: version(name) for name in ('torch', 'torchvision')}
 
 
-def test_foreign_folder_is_kept(setup_env):
-    thesis = Path(setup_env.VENV, 'thesis.txt')
+def test_foreign_folder_is_kept(env):
+    thesis = Path(env.folder, 'thesis.txt')
     thesis.parent.mkdir()
     thesis.write_text('years of work')
-    assert 'move it away' in message(setup_env.make_venv)
+    assert 'move it away' in message(env.make)
     assert thesis.read_text() == 'years of work'
 
 
-def test_done_is_known(setup_env, capsys, monkeypatch):
-    Path(setup_env.VENV).mkdir()
-    Path(setup_env.STAMP).write_text(json.dumps(setup_env.fingerprint()))
-    monkeypatch.setattr(setup_env, 'PYTHON', sys.executable)
-    setup_env.main()
-    assert capsys.readouterr().out == 'setup: .venv is up to date\n'
-    # Other requirements make another environment.
-    with open(Path(setup_env.ROOT, 'requirements/runtime.txt'), 'a') as file:
+def test_done_is_known(setup_env, capsys, monkeypatch, env):
+    Path(env.folder, 'bin').mkdir(parents=True)
+    Path(env.python).symlink_to(sys.executable)
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join(sys.path))
+    Path(env.stamp).write_text(json.dumps(
+        dict(source=setup_env.fingerprint(), index='')))
+    for torch in ('', version('torch').partition('+')[0]):
+        setup_env.main(['--torch', torch])
+        assert capsys.readouterr().out == 'setup: .venv is up to date\n'
+    # Another torch, or other requirements, make another environment.
+    monkeypatch.setattr(setup_env, 'check_disk', lambda needed: sys.exit(7))
+    with pytest.raises(SystemExit, match='7'):
+        setup_env.main(['--torch', '2.99.0'])
+    with open(Path(setup_env.ROOT, 'requirements/torch.txt'), 'a') as file:
         file.write('one-more-package\n')
-    assert not setup_env.is_done(setup_env.fingerprint())
+    with pytest.raises(SystemExit, match='7'):
+        setup_env.main([])
 
 
-def test_pip_without_a_network(setup_env, monkeypatch, capfd):
+def test_pip_without_a_network(setup_env, monkeypatch, env):
     monkeypatch.setenv('PIP_NO_INDEX', '1')
     monkeypatch.setenv('PIP_FIND_LINKS', setup_env.ROOT)
-    monkeypatch.setattr(setup_env, 'check_disk', lambda: None)
-    text = message(setup_env.main)
+    monkeypatch.setattr(setup_env, 'check_disk', lambda needed: None)
+    text = message(lambda: setup_env.main([]))
     assert 'pip ended with 1' in text and 'run make again' in text
-    assert not Path(setup_env.STAMP).exists()
+    assert not Path(env.stamp).exists()
     # The environment that was begun serves the next try.
-    version = subprocess.run([setup_env.PYTHON, '-m', 'pip', '--version'],
-                             capture_output=True)
-    assert version.returncode == 0
-    setup_env.make_venv()
+    done = subprocess.run([env.python, '-m', 'pip', '--version'],
+                          capture_output=True)
+    assert done.returncode == 0
+    env.make()

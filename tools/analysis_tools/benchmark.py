@@ -12,11 +12,11 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # the profiler's
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
-import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.analysis import paper, report
 from vovnet.analysis.benchmark import (
     Entry,

@@ -10,10 +10,10 @@ import sys
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 from rich.console import Console
 from rich.table import Table
 
-import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.analysis import networks
 from vovnet.analysis.complexity import CONVENTION, Complexity, Cost
 from vovnet.analysis.report import check_files

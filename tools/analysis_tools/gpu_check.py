@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.analysis.gpu_checks import CHECKS
 from vovnet.analysis.latency import MEASURED
 from vovnet.errors import UserError, one_line

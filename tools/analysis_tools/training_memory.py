@@ -10,12 +10,12 @@ import sys
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # the profiler's
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
-import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
 from vovnet.analysis import report, training
 from vovnet.analysis.subject import DTYPES
 from vovnet.errors import UserError, one_line

@@ -9,6 +9,7 @@ import sys
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.checkpoints import download_weights
 from vovnet.checkpoints.metafiles import INDEX, all_weights
 from vovnet.errors import one_line

@@ -8,6 +8,7 @@ import sys
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.checkpoints import update_page
 from vovnet.errors import UserError, one_line
 

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / 'tools' / 'misc'))
 from setup_env import OLDEST, release
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FAST = ['tests/test_models', 'tests/test_ops', 'tests/test_configs',
         'tests/test_checkpoints']

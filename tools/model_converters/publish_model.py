@@ -9,6 +9,7 @@ import sys
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 import vovnet.runtime  # noqa: F401  # registers whole files
 from vovnet.checkpoints import publish
 from vovnet.errors import one_line

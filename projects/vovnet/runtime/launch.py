@@ -21,7 +21,6 @@ import os
 import sys
 import tempfile
 import traceback
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,9 +38,6 @@ from ..errors import NO_ROOM, UserError, process_rank
 from .cpu import keep_memory
 from .images_check_hook import ImagesCheckHook
 from .load_check_hook import LoadCheckHook
-
-# MMEngine 0.10 asks for it in every run, whichever setuptools is installed.
-warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
 
 # Of the checkout, where there is one, and of what is installed for mim.
 _ROOTS = Path(__file__).parents[3], Path(__file__).parents[1] / '.mim'
