@@ -25,7 +25,7 @@ GPU_PYTHON = $(if $(filter default undefined file,$(origin PYTHON)),$(or $(wildc
 WHEELS_PYTHON ?= 3.12
 
 .PHONY: help setup demo demo-clean compare table2 table4 study study-clean \
-	gpu gpu-wheels gpu-page test lint lock
+	gpu gpu-wheels gpu-page test lint matrix lock
 
 help:
 	@echo 'make demo   train, evaluate and draw a small detector (setup + 6 minutes)'
@@ -140,6 +140,11 @@ lint: setup
 test: lint
 	@echo 'test: the whole suite on 2 processes (usually 8 to 14 minutes on 2 cores)'
 	@OMP_NUM_THREADS=1 $(VENV) -m pytest -n 2 --dist loadgroup tests
+
+# Every Python at hand, with the default torch; ARGS='--fast --torches 2.6.0' and
+# the like for less or more. Environments take 6 GB each, one at a time.
+matrix:
+	@$(PYTHON) tools/misc/matrix.py work_dirs/matrix $(ARGS)
 
 # Pin what pyproject.toml asks for, for every Python and platform at once. With
 # the OpenCV that wants no graphical libraries, which has the same versions;

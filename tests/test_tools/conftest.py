@@ -1,6 +1,7 @@
 """A small data set, a small detector, and a way to run the tools on them."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,8 +135,13 @@ def run_tool():
             stderr=str(err))) + '\n')
         server.stdin.flush()
         status = int(server.stdout.readline())
-        return subprocess.CompletedProcess(
+        done = subprocess.CompletedProcess(
             argv, status, out.read_text(), err.read_text())
+        # Other libraries' future is no matter of whoever runs a tool.
+        assert not re.search(
+            '(Deprecation|Future|Syntax)Warning|UserWarning: .*deprecat',
+            done.stdout + done.stderr)
+        return done
 
     yield run
     server.stdin.close()

@@ -20,6 +20,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 import vovnet
+from vovnet.version import OLDEST_TORCH
 
 ROOT = Path(__file__).parents[2]
 HOOK = 'vovnet_mmcv_ext'
@@ -47,7 +48,7 @@ def installed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     checkout = folder / 'checkout'
     checkout.mkdir()
-    for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'LICENSE',
+    for name in ('setup.py', 'pyproject.toml', 'LICENSE',
                  'model-index.yml'):
         shutil.copy(ROOT / name, checkout)
     (checkout / 'README.md').touch()
@@ -86,8 +87,8 @@ def test_mim_finds_everything(installed, tmp_path):
     assert files(mim / 'configs') == files(checkout / 'configs')
     tools = files(checkout / 'tools')
     if package == site / 'vovnet':
-        for name in ('misc/setup_env.py', 'misc/make_model_zoo.py'):
-            del tools[name]  # they are about the checkout
+        for name in ('setup_env', 'make_model_zoo', 'matrix'):
+            del tools[f'misc/{name}.py']  # they are about the checkout
     else:
         # In place: what is changed here is changed there.
         assert package == checkout / 'projects/vovnet'
@@ -124,7 +125,12 @@ def test_source_distribution_makes_the_same_wheel(installed, tmp_path):
     run(sys.executable, '-m', 'pip', 'wheel', '--no-index', '--no-deps',
         '--no-build-isolation', '-w', tmp_path, source)
     wheel, = tmp_path.glob('*.whl')
+    # For every Python, and so is what starts with it.
+    assert wheel.name.endswith('-py3-none-any.whl')
     with ZipFile(wheel) as archive:
+        assert [name for name in archive.namelist() if name.endswith('.pth')
+                ] == [f'{wheel.name.removesuffix("-py3-none-any.whl")}'
+                      f'.data/purelib/{HOOK}.pth']
         held = {name.removeprefix('vovnet/'): archive.read(name)
                 for name in archive.namelist() if name.startswith('vovnet/')}
     assert held == files(site / 'vovnet')
@@ -256,3 +262,95 @@ def test_importing_twice_installs_once():
     out = run(sys.executable, '-c', code,
               env={'PYTHONPATH': str(ROOT / 'projects')})
     assert out == 'True\n'
+
+
+def test_find_loader_is_there():
+    """Python 3.14 has it no more, and mmengine and mmcv call it."""
+    code = ('import pkgutil\n'
+            'if hasattr(pkgutil, "find_loader"): del pkgutil.find_loader\n'
+            'import {}\n'
+            'from mmengine.utils.dl_utils import mmcv_full_available\n'
+            'from mmcv.utils.ext_loader import check_ops_exist\n'
+            'assert pkgutil.find_loader("no_such_module") is None\n'
+            'print(mmcv_full_available(), check_ops_exist())')
+    for module in ('vovnet', f'{HOOK}, mmdet.models'):
+        assert run(sys.executable, '-c', code.format(module), env={
+            'PYTHONPATH': str(ROOT / 'projects')}) == 'True True\n'
+
+
+def without_packages(folder, *script):
+    """Run a script where Python finds this project and what a folder has."""
+    return subprocess.run(
+        [sys.executable, '-S', *map(str, script)], text=True,
+        capture_output=True, cwd=folder, env={
+            'PYTHONPATH': f'{ROOT / "projects"}:{folder}'})
+
+
+ALL = 'vovnet needs torch, torchvision, mmengine, mmcv, not installed here: '
+FEW = 'vovnet needs torch, torchvision, mmcv, not installed here: '
+
+
+@pytest.mark.parametrize('there, code, told', [
+    ([], 'import vovnet', ALL),
+    (['mmengine'], 'import vovnet', FEW),
+    (['mmengine', 'onnxruntime'], 'import vovnet', FEW),
+    (['onnxruntime'], 'import vovnet', None),
+    (['openvino'], 'import vovnet', None),
+    (['onnxruntime'], 'from vovnet import models', ALL),
+    (['onnxruntime'], 'import vovnet; vovnet.checkpoints', ALL),
+    (['onnxruntime'], 'import vovnet; vovnet.cheese', "no attribute 'cheese'"),
+])
+def test_import_tells_what_is_missing(there, code, told, tmp_path):
+    for name in there:
+        (tmp_path / f'{name}.py').touch()
+    done = without_packages(tmp_path, '-c', code)
+    assert (done.returncode == 0) == (told is None)
+    assert done.stdout == ''
+    line = done.stderr.splitlines()[-1] if told else done.stderr
+    assert (told or '') in line
+    if told in (ALL, FEW):
+        assert line.startswith('ModuleNotFoundError: vovnet needs')
+        assert "pip install 'vovnet[openmmlab]'" in line
+
+
+def test_import_refuses_an_old_torch():
+    code = ('import torch\n'
+            'torch.__version__ = type(torch.__version__)("2.4.1+cu121")\n'
+            'try: import vovnet\n'
+            'except ImportError as error: print(error)')
+    assert run(sys.executable, '-c', code, env={
+        'PYTHONPATH': str(ROOT / 'projects')}) == (
+            f'vovnet needs torch {OLDEST_TORCH} or later, this is '
+            '2.4.1+cu121: pip install --upgrade torch torchvision\n')
+
+
+TOOLS = sorted({*ROOT.glob('tools/**/*.py'), *ROOT.glob('demo/*.py')} - {
+    ROOT / 'tools/misc' / name
+    for name in ('setup_env.py', 'matrix.py', 'gpu_session.py')})
+
+
+@pytest.mark.parametrize('tool', TOOLS, ids=lambda path: path.stem)
+def test_tools_tell_what_is_missing(tool, tmp_path):
+    """Each command line, in one line, whatever it would import next."""
+    done = without_packages(tmp_path, tool)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f'error: {ALL}')
+    assert done.stderr.count('\n') == 1
+
+
+def test_tools_are_silent_about_the_future(tmp_path):
+    script = tmp_path / 'tool.py'
+    script.write_text(
+        'import vovnet_cli, warnings\n'
+        'for text, kind in [("old", DeprecationWarning),\n'
+        '                   ("old", FutureWarning),\n'
+        '                   ("old", PendingDeprecationWarning),\n'
+        '                   ("old", SyntaxWarning),\n'
+        '                   ("pkg is deprecated as an API", UserWarning),\n'
+        '                   ("a number is not finite", UserWarning)]:\n'
+        '    warnings.warn(text, kind)\n')
+    env = {'PYTHONPATH': str(ROOT / 'projects')}
+    out = run(sys.executable, script, env=env)
+    assert out.count('Warning: ') == 1 and 'not finite' in out
+    out = run(sys.executable, '-W', 'default::FutureWarning', script, env=env)
+    assert 'FutureWarning: old' in out  # as Python was asked

@@ -9,10 +9,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
+from tqdm import tqdm
+
 from vovnet.datasets import SHAPE_CLASSES, TEN_CLASSES, make_shape_folders
 from vovnet.errors import one_line
 

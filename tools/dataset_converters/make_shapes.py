@@ -8,10 +8,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
+from tqdm import tqdm
+
 from vovnet.datasets import SHAPE_CLASSES, make_shapes
 from vovnet.errors import one_line
 
