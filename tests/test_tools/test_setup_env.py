@@ -164,6 +164,14 @@ def test_foreign_folder_is_kept(env):
     assert thesis.read_text() == 'years of work'
 
 
+def test_what_uv_has_made_is_left_to_uv(setup_env, env, capsys):
+    Path(env.folder).mkdir()
+    Path(env.folder, 'pyvenv.cfg').write_text('home = /usr/bin\nuv = 0.13.9\n')
+    setup_env.main([])
+    assert 'left to uv' in capsys.readouterr().out
+    assert [p.name for p in Path(env.folder).iterdir()] == ['pyvenv.cfg']
+
+
 def test_done_is_known(setup_env, capsys, monkeypatch, env):
     Path(env.folder, 'bin').mkdir(parents=True)
     Path(env.python).symlink_to(sys.executable)

@@ -122,6 +122,14 @@ class Environment:
         self.python = os.path.join(self.folder, 'bin', 'python')
         self.stamp = os.path.join(self.folder, 'vovnet-setup.json')
 
+    def is_of_uv(self):
+        """Tell whether uv has made it, which then looks after it."""
+        try:
+            with open(os.path.join(self.folder, 'pyvenv.cfg')) as f:
+                return any(line.startswith('uv ') for line in f)
+        except OSError:
+            return False
+
     def note(self):
         """Read the note; empty if there is none."""
         try:
@@ -229,6 +237,9 @@ def main(argv=None):
     args = parse_args(argv)
     check_python()
     env = Environment(args.venv)
+    if env.is_of_uv():
+        say('.venv is left to uv, which has made it: uv sync')
+        return
     note, source = env.note(), fingerprint()
     known_index = note.get('index', '')
     if note.get('source') == source:
