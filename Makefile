@@ -36,7 +36,8 @@ help:
 	@echo 'make gpu-wheels  the packages to bring to a GPU without a registry, .wheels; make gpu-page  results as docs/gpu.md'
 	@echo 'make test   lint and the whole test suite (setup + 8 to 14 minutes)'
 	@echo 'make lint   style only'
-	@echo 'make setup  the environment alone (2 to 4 minutes, 6 GB)'
+	@echo 'make setup  the environment alone (2 to 4 minutes, 6 GB); TORCH=2.12.1 takes another torch, TORCH_INDEX=URL one for the CPU alone'
+	@echo 'make matrix  the test suite on every Python at hand (30 minutes each); make lock  new versions of everything'
 
 setup:
 	@$(PYTHON) tools/misc/setup_env.py --torch '$(TORCH)' \

@@ -28,6 +28,13 @@ if not _missing:
         raise ImportError(f'vovnet needs torch {OLDEST_TORCH} or later, this '
                           f'is {_torch}: pip install --upgrade torch '
                           'torchvision')
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'vovnet needs OpenCV, which does not load here ({error}): pip '
+            'uninstall -y opencv-python; pip install opencv-python-headless'
+        ) from error
     from . import ops  # isort: skip  # first: mmcv.cnn asks for operators
     from . import base_configs, checkpoints, datasets, models
 elif find_spec('mmengine') or not (

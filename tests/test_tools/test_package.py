@@ -324,6 +324,19 @@ def test_import_refuses_an_old_torch():
             '2.4.1+cu121: pip install --upgrade torch torchvision\n')
 
 
+def test_import_tells_of_graphical_libraries(tmp_path):
+    (tmp_path / 'cv2.py').write_text(
+        'raise ImportError("libGL.so.1: cannot open shared object file")')
+    code = ('try: import vovnet\n'
+            'except ImportError as error: print(error)')
+    told = run(sys.executable, '-c', code, env={
+        'PYTHONPATH': f'{tmp_path}:{ROOT / "projects"}'})
+    assert told == (
+        'vovnet needs OpenCV, which does not load here (libGL.so.1: cannot '
+        'open shared object file): pip uninstall -y opencv-python; pip '
+        'install opencv-python-headless\n')
+
+
 TOOLS = sorted({*ROOT.glob('tools/**/*.py'), *ROOT.glob('demo/*.py')} - {
     ROOT / 'tools/misc' / name
     for name in ('setup_env.py', 'matrix.py', 'gpu_session.py')})
