@@ -130,8 +130,10 @@ gpu_session.check_machine = lambda cuda: None
 sys.argv = ['gpu_session.py', {str(tmp_path)!r}]
 gpu_session.main()
 '''
-    process = subprocess.Popen([sys.executable, '-c', code], text=True,
-                               stderr=subprocess.PIPE)
+    # SIGINT is ignored by what nohup or a shell's & runs, as these tests may be.
+    process = subprocess.Popen(
+        [sys.executable, '-c', code], text=True, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     log, pid = tmp_path / 'results/logs/slow.log', None
     while process.poll() is None and not pid:
         time.sleep(0.1)

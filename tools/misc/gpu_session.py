@@ -364,7 +364,7 @@ def main():
     session = Session(args.folder, steps,
                       args.seconds - (time.monotonic() - start), args.only)
     # Either ends the step that runs, too.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         open_steps = session.run()
     except KeyboardInterrupt:
