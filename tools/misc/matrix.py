@@ -99,7 +99,8 @@ def try_combination(python, torch, tests, folder, keep):
     log, report, venv = (folder / name for name in (
         'log.txt', 'report.xml', 'venv'))
     row = {'date': datetime.date.today().isoformat(), 'system': system(),
-           'tests': 'fast part' if tests is FAST else ' '.join(tests) or 'all'}
+           'tests': ('fast part' if tests is FAST
+                     else ' '.join(tests) or 'all')}
     status, row['setup_s'] = run(
         [python, 'tools/misc/setup_env.py', '--venv', venv,
          '--torch', torch], log)
