@@ -130,7 +130,7 @@ gpu_session.check_machine = lambda cuda: None
 sys.argv = ['gpu_session.py', {str(tmp_path)!r}]
 gpu_session.main()
 '''
-    # SIGINT is ignored by what nohup or a shell's & runs, as these tests may be.
+    # nohup or a shell's & may run these tests, which ignores SIGINT.
     process = subprocess.Popen(
         [sys.executable, '-c', code], text=True, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
