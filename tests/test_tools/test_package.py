@@ -324,17 +324,22 @@ def test_import_refuses_an_old_torch():
             '2.4.1+cu121: pip install --upgrade torch torchvision\n')
 
 
-def test_import_tells_of_graphical_libraries(tmp_path):
-    (tmp_path / 'cv2.py').write_text(
-        'raise ImportError("libGL.so.1: cannot open shared object file")')
+@pytest.mark.parametrize('name, error, remedy', [
+    ('cv2', 'ImportError("libGL.so.1: cannot open")',
+     'pip uninstall -y opencv-python; pip install opencv-python-headless'),
+    ('torchvision', 'RuntimeError("operator torchvision::nms does not exist")',
+     'pip install --upgrade torch torchvision'),
+])
+def test_import_tells_what_does_not_load(name, error, remedy, tmp_path):
+    (tmp_path / f'{name}.py').write_text(f'raise {error}')
     code = ('try: import vovnet\n'
             'except ImportError as error: print(error)')
     told = run(sys.executable, '-c', code, env={
         'PYTHONPATH': f'{tmp_path}:{ROOT / "projects"}'})
-    assert told == (
-        'vovnet needs OpenCV, which does not load here (libGL.so.1: cannot '
-        'open shared object file): pip uninstall -y opencv-python; pip '
-        'install opencv-python-headless\n')
+    reason = error.partition('"')[2].rstrip('")')
+    assert told.startswith(f'vovnet needs {name}, which does not load here '
+                           f'({reason}): {remedy}')
+    assert told.count('\n') == 1
 
 
 TOOLS = sorted({*ROOT.glob('tools/**/*.py'), *ROOT.glob('demo/*.py')} - {

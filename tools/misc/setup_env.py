@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
 
 OLDEST, NEWEST = (3, 10), (3, 14)  # the newest that the tests have run on
 # Measured: 6.0 GB installed (5.1 of it torch's CUDA build) and up to 2.9 GB
-# of wheels on their way; 1.6 GB where TORCH_INDEX has a build without CUDA.
+# of wheels on their way; 1.9 GB where TORCH_INDEX has a build without CUDA.
 NEEDED_GB, NEEDED_GB_CPU = 9, 3
 
 OPENMMLAB = ('mmengine', 'mmcv-lite', 'mmdet', 'mmpretrain')
@@ -90,7 +90,7 @@ def check_torch(version, where):
              % (where, oldest))
     if release(version) < release(oldest):
         stop('%s is too old, torch %s or later is needed; name one with '
-             'make setup TORCH=..., or remove .venv' % (where, oldest))
+             'make setup TORCH=...' % (where, oldest))
 
 
 def check_disk(needed):
@@ -203,10 +203,8 @@ def torch_arguments(have, wanted, index, known_index):
     """
     installed = have.get('torch')
     source = ['--index-url', index] if index else []
-    if wanted:
-        check_torch(wanted, 'TORCH=' + wanted)
-    elif installed:
-        check_torch(installed, "torch %s, which .venv has," % installed)
+    if installed and not wanted:
+        check_torch(installed, 'torch %s, which .venv has,' % installed)
     if installed and index != known_index and index:
         stop('.venv has torch %s already, which would stay; for the build of '
              '%s remove .venv first' % (installed, index))
@@ -236,6 +234,8 @@ def main(argv=None):
     """Bring the environment up to date."""
     args = parse_args(argv)
     check_python()
+    if args.torch:
+        check_torch(args.torch, 'TORCH=' + args.torch)
     env = Environment(args.venv)
     if env.is_of_uv():
         say('.venv is left to uv, which has made it: uv sync')
