@@ -1,10 +1,11 @@
 # The entrances. Everything runs in .venv, which `make setup` makes.
 
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 \
-	python3.11 python3.10; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-	2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv/bin/python
+# That of .venv once it is made, or else the first that is new enough.
+PYTHON ?= $(or $(wildcard $(VENV)),$(shell for p in python3 python3.14 \
+	python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	2>/dev/null && echo $$p && exit; done; echo python3))
 # Threads that wait for each other leave a core that is wanted elsewhere soon:
 # nothing lost on an idle machine, a half to nine tenths of the time on a busy.
 export GOMP_SPINCOUNT ?= 10000
@@ -20,8 +21,6 @@ STUDY_NETWORKS := densenet-40 osa-12-20 osa-5-43
 DEVICE ?= cuda
 GPU_SECONDS ?= 530
 GPU_DIR ?= work_dirs/gpu$(if $(filter cpu,$(DEVICE)),-dry-run)
-# The Python that is named, or else the one of make setup where there is one.
-GPU_PYTHON = $(if $(filter default undefined file,$(origin PYTHON)),$(or $(wildcard $(VENV)),$(PYTHON)),$(PYTHON))
 WHEELS_PYTHON ?= 3.12
 
 .PHONY: help setup demo demo-clean compare table2 table4 study study-clean \
@@ -117,13 +116,13 @@ study-clean:
 
 # On a machine with one GPU; nothing is set up, and no registry is needed.
 gpu:
-	@$(GPU_PYTHON) tools/misc/gpu_session.py $(GPU_DIR) --device $(DEVICE) \
+	@$(PYTHON) tools/misc/gpu_session.py $(GPU_DIR) --device $(DEVICE) \
 		--seconds $(GPU_SECONDS) $(ARGS)
 
 # What `make gpu` takes where there is no registry: 12 MB, to be copied along.
 gpu-wheels:
 	@rm -rf .wheels
-	@$(GPU_PYTHON) -m pip download -q --disable-pip-version-check --no-deps \
+	@$(PYTHON) -m pip download -q --disable-pip-version-check --no-deps \
 		--only-binary=:all: --implementation cp \
 		--python-version $(WHEELS_PYTHON) \
 		$(foreach n,5 12 17 24 27 28 31 34 35,--platform manylinux_2_$(n)_x86_64) \

@@ -12,8 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
-from vovnet.errors import one_line, require
+try:
+    from vovnet.errors import one_line, require
+except ImportError as error:
+    sys.exit(f'error: {error}')
 
 with one_line():
     require('numpy', 'the demo')

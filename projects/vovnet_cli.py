@@ -19,7 +19,10 @@ if not sys.warnoptions:
 
 try:
     import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
+    from vovnet.requirements import TOOLS, find_missing
 except ImportError as error:
     if not str(error).startswith('vovnet needs'):
         raise
     sys.exit(f'error: {error}')
+if missing := find_missing(TOOLS):
+    sys.exit(f'error: {missing}')

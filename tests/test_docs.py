@@ -55,9 +55,33 @@ def test_table_of_architectures():
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
-    links = re.findall(r'\]\((?!https?:)([^)#]+)', page.read_text())
-    gone = [link for link in links if not (page.parent / link).exists()]
+    links = re.findall(r'\]\((?!https?:)([^)#]*)#?([^)]*)\)',
+                       page.read_text())
+    gone = [link for link, part in links
+            if not (page.parent / link).exists()
+            or part and part not in headings(page.parent / link if link
+                                             else page)]
     assert not gone
+
+
+def headings(page):
+    """The headings of a page, as links name them."""
+    titles = re.findall(r'^#+ (.+)$', page.read_text(), re.M)
+    return [re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-')
+            for title in titles]
+
+
+def test_install_page_names_the_locked_versions():
+    pins = dict(re.findall(
+        r'^(torch|mm\S+)==([\d.]+)', '\n'.join(
+            (ROOT / f'requirements/{name}.txt').read_text()
+            for name in ('torch', 'mminstall')), re.M))
+    text = (ROOT / 'docs/install.md').read_text()
+    assert set(pins) == {'torch', 'mmengine', 'mmcv-lite', 'mmdet',
+                         'mmpretrain'}
+    for name, version in pins.items():
+        found = re.findall(rf'{name}\D{{0,40}}?(\d+\.\d+\.\d+)', text)
+        assert version in found, name
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.name)

@@ -9,7 +9,7 @@ From then on MMEngine reads checkpoints as data only
 Without torch and OpenMMLab only :mod:`vovnet.deploy.runtime` works, which
 runs exported detectors, where a package for these is installed.
 """
-from .requirements import MISSING, REMEDY, check_packages
+from .requirements import MISSING, check_packages
 from .version import __version__
 
 __all__ = ['base_configs', 'checkpoints', 'datasets', 'models', 'ops',
@@ -23,5 +23,5 @@ if check_packages():
 def __getattr__(name):
     """Say why a part that needs torch is not there."""
     if MISSING and name in __all__:
-        raise ModuleNotFoundError(REMEDY)
+        raise ModuleNotFoundError(MISSING)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

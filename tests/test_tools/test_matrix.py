@@ -16,10 +16,10 @@ parser = argparse.ArgumentParser()
 parser.add_argument('--venv')
 parser.add_argument('--torch')
 args = parser.parse_args()
-if args.torch == '1.0':
-    sys.exit('setup: TORCH=1.0 is too old')
 subprocess.run([sys.executable, '-m', 'venv', '--without-pip', args.venv],
                check=True)
+if args.torch == '1.0':
+    sys.exit('setup: TORCH=1.0 is too old')
 site, = pathlib.Path(args.venv).glob('lib/*/site-packages')
 (site / 'borrowed.pth').write_text({borrowed!r})
 '''
@@ -88,11 +88,12 @@ def test_rows_are_kept_and_counted(matrix, monkeypatch, this, tmp_path,
                                    capsys):
     out = tmp_path / 'out'
     assert run(matrix, monkeypatch, out) is True  # exit status 1: one fails
-    row = json.loads((out / f'python{this}-torch-default.json').read_text())
+    label = f'{matrix.system()[1]}-python{this}-torch-default'
+    row = json.loads((out / f'{label}.json').read_text())
     assert (row['passed'], row['failed'], row['skipped']) == (2, 1, 1)
     assert row['python'] == '{}.{}.{}'.format(*sys.version_info)
     assert 'pytest ended with 1' in row['outcome']
-    folder = out / f'python{this}-torch-default'
+    folder = out / label
     assert 'test_bad' in (folder / 'log.txt').read_text()
     assert not (folder / 'venv').exists()  # 6 GB
 
@@ -101,6 +102,7 @@ def test_rows_are_kept_and_counted(matrix, monkeypatch, this, tmp_path,
                'good') is False
     # And one that cannot be set up.
     assert run(matrix, monkeypatch, out, '--torches', '1.0') is True
+    assert not list(out.glob('*/venv'))
     text = (out / 'table.md').read_text()
     assert text in capsys.readouterr().out
     header, _, *rows = [
@@ -112,7 +114,7 @@ def test_rows_are_kept_and_counted(matrix, monkeypatch, this, tmp_path,
             for r in rows if r['passed']} == {
                 ('all', '2', '1', '1'), ('good', '1', '0', '0')}
     broken, = [r for r in rows if not r['passed']]
-    assert broken['torch'] == '1.0'
+    assert (broken['Python'], broken['torch']) == (this, '1.0')
     assert broken['failed'].startswith('set-up ended with 1, see ')
 
 

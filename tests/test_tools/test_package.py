@@ -286,8 +286,8 @@ def without_packages(folder, *script):
             'PYTHONPATH': f'{ROOT / "projects"}:{folder}'})
 
 
-ALL = 'vovnet needs torch, torchvision, mmengine, mmcv, not installed here: '
-FEW = 'vovnet needs torch, torchvision, mmcv, not installed here: '
+ALL = 'vovnet needs torch, torchvision, mmengine, mmcv, '
+FEW = 'vovnet needs torch, torchvision, mmcv, cv2, '
 
 
 @pytest.mark.parametrize('there, code, told', [
@@ -347,13 +347,51 @@ TOOLS = sorted({*ROOT.glob('tools/**/*.py'), *ROOT.glob('demo/*.py')} - {
     for name in ('setup_env.py', 'matrix.py', 'gpu_session.py')})
 
 
+@pytest.mark.parametrize('there', [[], ['onnxruntime']], ids=str)
 @pytest.mark.parametrize('tool', TOOLS, ids=lambda path: path.stem)
-def test_tools_tell_what_is_missing(tool, tmp_path):
+def test_tools_tell_what_is_missing(tool, there, tmp_path):
     """Each command line, in one line, whatever it would import next."""
+    for name in there:
+        (tmp_path / f'{name}.py').touch()
     done = without_packages(tmp_path, tool)
     assert done.returncode == 1
-    assert done.stderr.startswith(f'error: {ALL}')
+    # The one that wants no torch.
+    alone = tool.stem == 'onnx_demo' and there
+    assert done.stderr.startswith('error: numpy: is not installed' if alone
+                                  else f'error: {ALL}')
     assert done.stderr.count('\n') == 1
+
+
+def test_detection_without_torch_needs_the_package_alone(tmp_path):
+    """docs/deploy.md tells to copy it."""
+    shutil.copytree(ROOT / 'projects/vovnet', tmp_path / 'projects/vovnet',
+                    ignore=shutil.ignore_patterns('.mim', '__pycache__'))
+    shutil.copytree(ROOT / 'demo', tmp_path / 'demo')
+    out = run(sys.executable, '-c', 'import sys\n'
+              "sys.modules.update(dict.fromkeys(('torch', 'mmengine')))\n"
+              "from importlib import util; find = util.find_spec\n"
+              "util.find_spec = lambda name: None if name in ('torch', "
+              "'mmengine') else find(name)\n"
+              "import runpy; sys.argv[1:] = ['--help']\n"
+              f"runpy.run_path({str(tmp_path / 'demo/onnx_demo.py')!r}, "
+              "run_name='__main__')", cwd=tmp_path)
+    assert 'Detect without torch' in out
+
+
+def test_tools_need_more_than_models(tmp_path):
+    """Models are built without mmdet, of which the tools want everything."""
+    code = ('from importlib import util; find = util.find_spec\n'
+            'util.find_spec = lambda name, package=None: None if '
+            'name == "mmdet" else find(name, package)\n'
+            'from vovnet.models import VoVNet\n'
+            'print(VoVNet("V1-27-slim").strides)\n'
+            'try: import vovnet_cli\n'
+            'except SystemExit as stop: print(stop)')
+    out = run(sys.executable, '-c', code, cwd=tmp_path, env={
+        'PYTHONPATH': str(ROOT / 'projects')})
+    assert out.splitlines()[0] == '(4, 8, 16, 32)'
+    assert out.splitlines()[1].startswith(
+        'error: vovnet needs mmdet, not installed here: pip install')
 
 
 def test_tools_are_silent_about_the_future(tmp_path):

@@ -93,6 +93,16 @@ INDEX = 'file:///builds/for/cpu'
     (BOTH, '', INDEX, INDEX, []),
     (dict(torch='2.13.0'), '', '', '', ['torch==2.13.0', 'torchvision']),
     (BOTH, '2.12.1', '', '', ['torch==2.12.1', 'torchvision']),
+    (dict(BOTH, torch='2.13.0'), '2.13', '', '', []),
+    (BOTH, '2.13+cpu', '', '', []),
+    (BOTH, '2.13.0+cu130', '', '', ['torch==2.13.0+cu130', 'torchvision']),
+    # What came from an index goes on coming from there.
+    (BOTH, '2.12.1', '', INDEX,
+     ['--index-url', INDEX, 'torch==2.12.1', 'torchvision']),
+    (dict(torch='2.13.0+cpu'), '', '', INDEX,
+     ['--index-url', INDEX, 'torch==2.13.0+cpu', 'torchvision']),
+    (BOTH, '2.12.1', INDEX, '',
+     ['--index-url', INDEX, 'torch==2.12.1', 'torchvision']),
 ])
 def test_which_torch(setup_env, have, wanted, index, known, given):
     assert setup_env.torch_arguments(have, wanted, index, known) == given
@@ -150,17 +160,66 @@ def test_two_providers(this_env, monkeypatch, tmp_path, extra, told):
 
 
 def test_one_provider_each(this_env):
-    dists, torch = this_env.look()
-    assert len(dists) == 4
+    dists, complete, torch = this_env.look()
+    assert complete and len(dists) == 4
     assert torch == {name: version(name) for name in ('torch', 'torchvision')}
 
 
-def test_foreign_folder_is_kept(env):
-    thesis = Path(env.folder, 'thesis.txt')
-    thesis.parent.mkdir()
+@pytest.mark.parametrize('name', ['.venv', '.venv/thesis.txt'])
+def test_what_is_no_environment_is_kept(env, name):
+    thesis = Path(env.folder).parent / name
+    thesis.parent.mkdir(exist_ok=True)
     thesis.write_text('years of work')
-    assert 'move it away' in message(env.make)
+    assert 'move it away' in message(env.is_usable)
     assert thesis.read_text() == 'years of work'
+
+
+def test_environment_whose_python_is_gone_is_made_anew(env, capsys):
+    Path(env.folder, 'bin').mkdir(parents=True)
+    Path(env.folder, 'pyvenv.cfg').write_text('home = /gone\n')
+    Path(env.python).symlink_to('/gone/python3')
+    assert not env.is_usable()
+    assert 'making it anew' in capsys.readouterr().out
+    env.make()
+    assert env.is_usable()
+
+
+@pytest.mark.parametrize('kept', [True, False])
+def test_little_room_for_what_is_there(setup_env, this_env, monkeypatch,
+                                       kept):
+    """What torch needs is asked for only where it is to be installed."""
+    Path(this_env.folder).mkdir()
+    monkeypatch.setattr(setup_env, 'Environment', lambda folder: this_env)
+    monkeypatch.setattr(this_env, 'is_usable', lambda: True)
+    monkeypatch.setattr(setup_env, 'check_disk', lambda gb: sys.exit(gb))
+    with pytest.raises(SystemExit) as stopped:
+        setup_env.main(['--torch', '' if kept else '2.99.0'])
+    assert stopped.value.code == (1 if kept else 9)
+
+
+def test_a_set_up_that_stopped_goes_on(setup_env, this_env, monkeypatch):
+    """With the torch of the index that it had been told."""
+    Path(this_env.folder).mkdir()
+    monkeypatch.setattr(setup_env, 'Environment', lambda folder: this_env)
+    monkeypatch.setattr(setup_env, 'check_disk', lambda gb: None)
+    monkeypatch.setattr(this_env, 'is_usable', lambda: True)
+    have, calls = {}, []
+    monkeypatch.setattr(this_env, 'look', lambda: ([], True, have))
+
+    def pip(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            have.update(BOTH)
+        if len(calls) == 2:
+            sys.exit('setup: pip ended with 1')
+
+    monkeypatch.setattr(this_env, 'pip', pip)
+    with pytest.raises(SystemExit, match='pip ended'):
+        setup_env.main(['--torch-index', INDEX])
+    assert INDEX in calls[0]
+    setup_env.main(['--torch-index', INDEX])
+    assert not any(INDEX in args for args in calls[1:])
+    assert this_env.note() == dict(source=setup_env.fingerprint(), index=INDEX)
 
 
 def test_what_uv_has_made_is_left_to_uv(setup_env, env, capsys):
@@ -168,6 +227,8 @@ def test_what_uv_has_made_is_left_to_uv(setup_env, env, capsys):
     Path(env.folder, 'pyvenv.cfg').write_text('home = /usr/bin\nuv = 0.13.9\n')
     setup_env.main([])
     assert 'left to uv' in capsys.readouterr().out
+    assert 'made by uv' in message(
+        lambda: setup_env.main(['--torch', '2.12.1']))
     assert [p.name for p in Path(env.folder).iterdir()] == ['pyvenv.cfg']
 
 
@@ -196,9 +257,9 @@ def test_pip_without_a_network(setup_env, monkeypatch, env):
     monkeypatch.setattr(setup_env, 'check_disk', lambda needed: None)
     text = message(lambda: setup_env.main([]))
     assert 'pip ended with 1' in text and 'run make again' in text
-    assert not Path(env.stamp).exists()
+    assert env.note() == dict(source='', index='')  # so it is not done
     # The environment that was begun serves the next try.
     done = subprocess.run([env.python, '-m', 'pip', '--version'],
                           capture_output=True)
     assert done.returncode == 0
-    env.make()
+    assert env.is_usable()

@@ -92,44 +92,45 @@ def try_combination(python, torch, tests, folder, keep):
         keep (bool): Leave the environment.
 
     Returns:
-        dict: A row of the table.
+        dict: What was installed, passed and failed, with an outcome in words.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log, report, venv = (folder / name for name in (
         'log.txt', 'report.xml', 'venv'))
-    row = {'date': datetime.date.today().isoformat(), 'system': system(),
-           'tests': ('fast part' if tests is FAST
-                     else ' '.join(tests) or 'all')}
-    status, row['setup_s'] = run(
-        [python, 'tools/misc/setup_env.py', '--venv', venv,
-         '--torch', torch], log)
-    if status:
-        return row | {'python': python, 'torch': torch,
-                      'outcome': f'set-up ended with {status}, see {log}'}
-    interpreter = venv / 'bin' / 'python'
-    row |= json.loads(subprocess.run(
-        [interpreter, '-c', VERSIONS], stdout=subprocess.PIPE,
-        check=True).stdout)
-    status, row['tests_s'] = run(
-        [interpreter, '-m', 'pytest', '-q', '-n', '2', '--dist', 'loadgroup',
-         f'--junitxml={report}', *(tests or ['tests'])], log)
-    if report.exists():
-        row |= count(report)
-    row['outcome'] = ('passes' if status == 0
-                      else f'pytest ended with {status}, see {log}')
-    if not keep:
-        shutil.rmtree(venv)
-    return row
+    row = {}
+    try:
+        status, row['setup_s'] = run(
+            [python, 'tools/misc/setup_env.py', '--venv', venv,
+             '--torch', torch], log)
+        if status:
+            row['outcome'] = f'set-up ended with {status}, see {log}'
+            return row
+        interpreter = venv / 'bin' / 'python'
+        row |= json.loads(subprocess.run(
+            [interpreter, '-c', VERSIONS], stdout=subprocess.PIPE,
+            check=True).stdout)
+        status, row['tests_s'] = run(
+            [interpreter, '-m', 'pytest', '-q', '-n', '2', '--dist',
+             'loadgroup', f'--junitxml={report}', *(tests or ['tests'])], log)
+        if report.exists():
+            row |= count(report)
+        row['outcome'] = ('passes' if status == 0
+                          else f'pytest ended with {status}, see {log}')
+        return row
+    finally:
+        if not keep:
+            shutil.rmtree(venv, ignore_errors=True)
 
 
 def system():
-    """Name the operating system and its processor."""
+    """Name the operating system, for people and for files."""
     try:
-        name = platform.freedesktop_os_release()['PRETTY_NAME']
+        release = platform.freedesktop_os_release()
     except OSError:
-        name = platform.platform(terse=True)
-    return f'{name}, {os.cpu_count()} cores'
+        return platform.platform(terse=True), platform.system().lower()
+    return (f'{release["PRETTY_NAME"]}, {os.cpu_count()} cores',
+            release['ID'] + release.get('VERSION_ID', '-testing'))
 
 
 def table(rows):
@@ -138,8 +139,8 @@ def table(rows):
              '| set-up | tests took | system | date |', '| --- ' * 11 + '|']
     for row in sorted(rows, key=lambda r: (release(r['python']),
                                            release(r['torch']))):
-        known = {'numpy': '', 'passed': '', 'failed': row['outcome'],
-                 'skipped': '', 'tests_s': 0} | row
+        known = dict.fromkeys(('numpy', 'passed', 'skipped'), '') | {
+            'failed': row['outcome'], 'tests_s': 0} | row
         known['tests_m'] = round(known['tests_s'] / 60)
         lines.append(
             '| {python} | {torch} | {numpy} | {tests} | {passed} | {failed} '
@@ -157,10 +158,11 @@ def main():
                         help='default: all that are found')
     parser.add_argument('--torches', nargs='*', default=[], metavar='VERSION',
                         help='default: that of make setup')
-    parser.add_argument('--tests', nargs='*', default=[], metavar='PATH',
-                        help='default: the whole suite')
-    parser.add_argument('--fast', action='store_true',
-                        help=f'only {" ".join(FAST)}')
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument('--tests', nargs='*', default=[], metavar='PATH',
+                       help='default: the whole suite')
+    which.add_argument('--fast', action='store_true',
+                       help=f'only {" ".join(FAST)}')
     parser.add_argument('--keep', action='store_true',
                         help='leave the environments, 6 GB each')
     args = parser.parse_args()
@@ -170,21 +172,28 @@ def main():
         if name not in found:
             sys.exit(f'matrix: there is no Python {name}; found: '
                      f'{", ".join(found)}')
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    long_name, short_name = system()
     tests = FAST if args.fast else args.tests
-    args.out.mkdir(parents=True, exist_ok=True)
+    what = 'fast part' if args.fast else ' '.join(tests) or 'all'
     good = True
     for name in wanted:
-        for torch in args.torches or ['']:
-            label = f'python{name}-torch-{torch or "default"}'
+        for torch in args.torches or ['default']:
+            label = '-'.join([short_name, f'python{name}', f'torch-{torch}',
+                              *['part'] * bool(tests)])
             print(f'matrix: {label} ...', flush=True)
-            row = try_combination(found[name], torch, tests,
-                                  args.out / label, args.keep)
-            (args.out / f'{label}.json').write_text(json.dumps(row, indent=1))
+            row = {'system': long_name, 'tests': what, 'python': name,
+                   'torch': torch, 'date': str(datetime.date.today())}
+            row |= try_combination(
+                found[name], torch.replace('default', ''), tests,
+                out / label, args.keep)
+            (out / f'{label}.json').write_text(json.dumps(row, indent=1))
             good &= row['outcome'] == 'passes'
             print(f'matrix: {label}: {row["outcome"]}', flush=True)
     rows = [json.loads(path.read_text())
-            for path in args.out.glob('*.json')]
-    (args.out / 'table.md').write_text(table(rows))
+            for path in out.glob('*.json')]
+    (out / 'table.md').write_text(table(rows))
     print(table(rows), end='')
     sys.exit(not good)
 

@@ -19,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
 OLDEST, NEWEST = (3, 10), (3, 14)  # the newest that the tests have run on
 # Measured: 6.0 GB installed (5.1 of it torch's CUDA build) and up to 2.9 GB
 # of wheels on their way; 1.9 GB where TORCH_INDEX has a build without CUDA.
-NEEDED_GB, NEEDED_GB_CPU = 9, 3
+NEEDED_GB, NEEDED_GB_CPU, NEEDED_GB_KEPT = 9, 3, 1
 
 OPENMMLAB = ('mmengine', 'mmcv-lite', 'mmdet', 'mmpretrain')
 
@@ -53,9 +53,17 @@ def say(message):
 
 
 def release(version):
-    """Read the numbers of a version: '2.13.0+cpu' is (2, 13, 0)."""
+    """Read the numbers of a version: '2.13+cpu' is (2, 13, 0)."""
     found = re.match(r'\d+(\.\d+)*', version)
-    return tuple(map(int, found.group().split('.'))) if found else ()
+    numbers = list(map(int, found.group().split('.'))) if found else []
+    return tuple((numbers + [0, 0, 0])[:3])
+
+
+def is_same(installed, wanted):
+    """Tell whether an installed version is the one that is wanted."""
+    local = wanted.partition('+')[2]
+    return release(installed) == release(wanted) and (
+        not local or local == installed.partition('+')[2])
 
 
 def oldest_torch():
@@ -138,8 +146,13 @@ class Environment:
         except (OSError, ValueError):
             return {}
 
-    def make(self):
-        """Create it, or check that the one that is there can be used."""
+    def write_note(self, source, index):
+        """Note what it was made from, and the index of its torch."""
+        with open(self.stamp, 'w') as f:
+            json.dump({'source': source, 'index': index}, f)
+
+    def is_usable(self):
+        """Tell whether it is there; stop where it is another's or no such."""
         if os.path.exists(self.python):
             version = subprocess.run(
                 [self.python, '-c',
@@ -152,18 +165,25 @@ class Environment:
                          'or make PYTHON=... with the same version' % (
                              version.stdout.decode().strip().replace(
                                  ' ', '.'), *sys.version_info[:2]))
-                return
+                return True
+        if os.path.exists(os.path.join(self.folder, 'pyvenv.cfg')):
             say('.venv is broken, making it anew')
-        elif os.path.exists(self.folder) and os.listdir(self.folder):
+        elif os.path.lexists(self.folder) and not (
+                os.path.isdir(self.folder) and not os.listdir(self.folder)):
             stop('%s is there and is no environment: move it away'
                  % self.folder)
+        return False
+
+    def make(self):
+        """Create it, or create it anew."""
         subprocess.run([sys.executable, '-m', 'venv', '--clear', self.folder],
                        check=True)
 
     def look(self):
         """Ask who provides OpenMMLab, and for torch; stop where two do.
 
-        Returns the distributions of each package, and versions by name.
+        Returns the distributions of OpenMMLab, whether each package has one,
+        and the versions of torch and torchvision.
         """
         out = subprocess.run([self.python, '-c', LOOK], check=True,
                              stdout=subprocess.PIPE).stdout
@@ -179,7 +199,7 @@ class Environment:
         if len({d.startswith('onedl-') for d in dists}) > 1:
             stop('.venv mixes official and onedl distributions, %s: remove '
                  '.venv and run make once more' % ', '.join(dists))
-        return dists, torch
+        return dists, all(found.values()), torch
 
     def pip(self, *args):
         """Install, or stop."""
@@ -188,8 +208,8 @@ class Environment:
              '--disable-pip-version-check'] + list(args), cwd=ROOT).returncode
         if code:
             stop('pip ended with %d; its reason stands above. Mend it (no '
-                 'network? no room?) and run make again: it goes on from here'
-                 % code)
+                 'network? no room? no such torch for this Python?) and run '
+                 'make again: it goes on from here' % code)
 
 
 def torch_arguments(have, wanted, index, known_index):
@@ -198,22 +218,24 @@ def torch_arguments(have, wanted, index, known_index):
     Args:
         have (dict): Versions of the installed torch and torchvision.
         wanted (str): Version that was asked for, or empty.
-        index (str): Where to look for it, or empty for pip's own.
-        known_index (str): Where the installed one came from.
+        index (str): Where to look for it, or empty for where the installed
+            one came from.
+        known_index (str): Where that is, or empty for pip's own.
     """
     installed = have.get('torch')
-    source = ['--index-url', index] if index else []
     if installed and not wanted:
         check_torch(installed, 'torch %s, which .venv has,' % installed)
-    if installed and index != known_index and index:
+    stays = installed and (not wanted or is_same(installed, wanted))
+    if stays and index not in ('', known_index):
         stop('.venv has torch %s already, which would stay; for the build of '
              '%s remove .venv first' % (installed, index))
-    if installed and (not wanted or release(installed) == release(wanted)):
-        if 'torchvision' in have:
-            return []
-        return source + ['torch==' + installed, 'torchvision']
-    if wanted:
-        return source + ['torch==' + wanted, 'torchvision']
+    if stays and 'torchvision' in have:
+        return []
+    index = index or known_index
+    source = ['--index-url', index] if index else []
+    version = installed if stays else wanted
+    if version:
+        return source + ['torch==' + version, 'torchvision']
     return source + ['-r', 'requirements/torch.txt']
 
 
@@ -238,23 +260,29 @@ def main(argv=None):
         check_torch(args.torch, 'TORCH=' + args.torch)
     env = Environment(args.venv)
     if env.is_of_uv():
+        if args.torch or args.torch_index:
+            stop('.venv was made by uv, which chooses its torch: remove .venv '
+                 'to have it made here')
         say('.venv is left to uv, which has made it: uv sync')
         return
     note, source = env.note(), fingerprint()
     known_index = note.get('index', '')
-    if note.get('source') == source:
-        dists, have = env.look()
-        if not torch_arguments(have, args.torch, args.torch_index,
-                               known_index):
-            say('.venv is up to date')
-            return
-    check_disk(NEEDED_GB_CPU if args.torch_index else NEEDED_GB)
+    usable = env.is_usable()
+    dists, complete, have = env.look() if usable else ([], False, {})
+    torch = torch_arguments(have, args.torch, args.torch_index, known_index)
+    if complete and not torch and note.get('source') == source:
+        say('.venv is up to date')
+        return
+    index = args.torch_index or known_index
+    check_disk(NEEDED_GB_KEPT if not torch else
+               NEEDED_GB_CPU if index else NEEDED_GB)
     start = time.time()
     say('making .venv with Python %d.%d; usually 2 to 4 minutes'
         % sys.version_info[:2])
-    env.make()
-    dists, have = env.look()
-    torch = torch_arguments(have, args.torch, args.torch_index, known_index)
+    if not usable:
+        env.make()
+    # At once, for a run that goes on from here.
+    env.write_note('', index)
     if torch:
         say('[1/4] PyTorch (2.9 GB to download, 0.2 for the CPU alone; '
             'usually 1-3 minutes)')
@@ -273,10 +301,8 @@ def main(argv=None):
             + ', '.join(dists))
     say('[4/4] this project, in place (usually 5 seconds)')
     env.pip('--no-deps', '--no-build-isolation', '-e', '.')
-    dists, have = env.look()
-    with open(env.stamp, 'w') as f:
-        json.dump({'source': source,
-                   'index': args.torch_index or known_index}, f)
+    _, _, have = env.look()
+    env.write_note(source, index)
     say('done in %d s, with torch %s' % (time.time() - start, have['torch']))
 
 
