@@ -62,6 +62,14 @@ def test_wrong_python(setup_env, monkeypatch, env, version):
     assert not Path(env.folder).exists()
 
 
+def test_old_pythons_can_read_it():
+    """No syntax that would hide the message about the version."""
+    source = (ROOT / 'tools/misc/setup_env.py').read_text()
+    compile(source, 'setup_env.py', 'exec')
+    import ast
+    assert ast.parse(source, feature_version=(3, 4))
+
+
 def test_untried_python_is_named_and_taken(setup_env, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'version_info', (3, 99, 0))
     setup_env.check_python()

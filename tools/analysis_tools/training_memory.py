@@ -10,8 +10,8 @@ import sys
 
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # the profiler's
+import vovnet_cli  # isort: skip  # noqa: F401  # first
 import torch
 from rich.console import Console
 from rich.progress import Progress

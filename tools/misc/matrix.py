@@ -126,11 +126,11 @@ def try_combination(python, torch, tests, folder, keep):
 def system():
     """Name the operating system, for people and for files."""
     try:
-        release = platform.freedesktop_os_release()
+        found = platform.freedesktop_os_release()
     except OSError:
         return platform.platform(terse=True), platform.system().lower()
-    return (f'{release["PRETTY_NAME"]}, {os.cpu_count()} cores',
-            release['ID'] + release.get('VERSION_ID', '-testing'))
+    return (f'{found["PRETTY_NAME"]}, {os.cpu_count()} cores',
+            found['ID'] + found.get('VERSION_ID', '-testing'))
 
 
 def table(rows):
@@ -186,7 +186,7 @@ def main():
             row = {'system': long_name, 'tests': what, 'python': name,
                    'torch': torch, 'date': str(datetime.date.today())}
             row |= try_combination(
-                found[name], torch.replace('default', ''), tests,
+                found[name], '' if torch == 'default' else torch, tests,
                 out / label, args.keep)
             (out / f'{label}.json').write_text(json.dumps(row, indent=1))
             good &= row['outcome'] == 'passes'

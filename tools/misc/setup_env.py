@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))
 
 OLDEST, NEWEST = (3, 10), (3, 14)  # the newest that the tests have run on
-# Measured: 6.0 GB installed (5.1 of it torch's CUDA build) and up to 2.9 GB
+# Measured: 6.0 GB installed (5.1 of it torch's CUDA build) and up to 3.0 GB
 # of wheels on their way; 1.9 GB where TORCH_INDEX has a build without CUDA.
 NEEDED_GB, NEEDED_GB_CPU, NEEDED_GB_KEPT = 9, 3, 1
 
@@ -284,7 +284,7 @@ def main(argv=None):
     # At once, for a run that goes on from here.
     env.write_note('', index)
     if torch:
-        say('[1/4] PyTorch (2.9 GB to download, 0.2 for the CPU alone; '
+        say('[1/4] PyTorch (3.0 GB to download, 0.2 for the CPU alone; '
             'usually 1-3 minutes)')
         env.pip(*torch)
     else:
