@@ -5,17 +5,31 @@ from the terminal, unless Python was asked for warnings (``-W``,
 ``PYTHONWARNINGS``), and ends the program with one line where a package that
 :mod:`vovnet` needs is missing or too old.
 """
+import logging
+import re
 import sys
 import warnings
 
 # Nobody who runs a tool can act on these. Some libraries say the same as plain
-# UserWarnings; SyntaxWarnings come when a file is compiled for the first time.
+# UserWarnings or in a log; SyntaxWarnings come when a file is first compiled.
+FUTURE = r'(?is).*(deprecat|upcoming release|future (release|version))'
+
+
+def make_future_debug(*args, **kwargs) -> logging.LogRecord:
+    """Makes a log's record, at debug level where it is such a warning."""
+    record = logging.LogRecord(*args, **kwargs)
+    if (record.levelno == logging.WARNING
+            and re.match(FUTURE, str(record.msg))):
+        record.levelno, record.levelname = logging.DEBUG, 'DEBUG'
+    return record
+
+
 if not sys.warnoptions:
     for category in (DeprecationWarning, PendingDeprecationWarning,
                      FutureWarning, SyntaxWarning):
         warnings.simplefilter('ignore', category)
-    warnings.filterwarnings('ignore', r'(?is).*(deprecat|upcoming release|'
-                            r'future (release|version))')
+    warnings.filterwarnings('ignore', FUTURE)
+    logging.setLogRecordFactory(make_future_debug)
 
 try:
     import vovnet  # noqa: F401  # before mmdet, for mmcv's operators
