@@ -2,7 +2,7 @@
 
 Writes ``<out dir>/vis/<image>`` (boxes and masks drawn) and
 ``<out dir>/preds/<image>.json``; the fields are described in
-``vovnet/runtime/predict.py``.
+``vovnet/engine/predict.py``.
 """
 import argparse
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
-from vovnet.deploy.optimize import optimize_for
-from vovnet.errors import one_line
-from vovnet.images import tell
-from vovnet.runtime import launch, predict
+from vovnet.deploy.optimize.apply import optimize_for
+from vovnet.engine import launch, predict
+from vovnet.utils.errors import report_user_errors
+from vovnet.utils.image_files import print_results
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     root, images = predict.find_images(args.images)
@@ -47,7 +47,7 @@ def main() -> None:
     launch.check_work_dir(args.out_dir, '--out-dir')
     model = predict.load_detector(cfg, args.checkpoint, args.device)
     launch.check_optimize(args.optimize, next(model.parameters()).device)
-    tell(predict.detect(
+    print_results(predict.detect(
         model, cfg, root, images, args.out_dir, args.score_thr,
         args.batch_size, args.optimize and partial(
             optimize_for, mode=args.optimize, progress=print)),

@@ -2,7 +2,7 @@
 
 FILE is what ``tools/deployment/export_onnx.py`` has written. Needs numpy,
 OpenCV and onnxruntime (or openvino). Writes ``<out dir>/vis/<image>`` and
-``<out dir>/preds/<image>.json`` (``vovnet/deploy/results.py``).
+``<out dir>/preds/<image>.json`` (``vovnet/deploy/onnx/results.py``).
 """
 import argparse
 import os
@@ -13,16 +13,16 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
 try:
-    from vovnet.errors import one_line, require
+    from vovnet.utils.errors import report_user_errors, require_package
 except ImportError as error:
     sys.exit(f'error: {error}')
 
-with one_line():
-    require('numpy', 'the demo')
-    require('cv2', 'the demo', 'opencv-python-headless')
-from vovnet.deploy.results import detect_files
-from vovnet.deploy.runtime import BACKENDS, Detector
-from vovnet.images import find_images, tell
+with report_user_errors():
+    require_package('numpy', 'the demo')
+    require_package('cv2', 'the demo', 'opencv-python-headless')
+from vovnet.deploy.onnx.detector import BACKENDS, Detector
+from vovnet.deploy.onnx.results import detect_files
+from vovnet.utils.image_files import find_images, print_results
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     detector = Detector(args.file, backend=args.backend,
@@ -57,7 +57,7 @@ def main() -> None:
                 f'({args.backend}, {spent:.0f} ms each with reading and '
                 'writing)')
 
-    tell(detect_files(detector, root, images, args.out_dir, args.score_thr),
+    print_results(detect_files(detector, root, images, args.out_dir, args.score_thr),
          summary)
 
 

@@ -18,8 +18,8 @@ def any_bf16(monkeypatch):
     """Let processors without bf16 imitate it: oneDNN refuses, torch does."""
     import torch
 
-    from vovnet.deploy import modes
-    if modes.obstacle('bf16', torch.device('cpu')):
+    from vovnet.deploy.optimize import modes
+    if modes.find_obstacle('bf16', torch.device('cpu')):
         monkeypatch.setattr(modes, '_cpu_has_bf16', lambda: True)
         monkeypatch.setattr(torch.backends.mkldnn, 'is_available',
                             lambda: False)

@@ -1,7 +1,7 @@
 """Train a detector or a classifier: ``tools/train.py CONFIG [options]``.
 
 The options are those of mmdet 3.3.0's ``tools/train.py``; what they do, and
-where it differs, is in ``vovnet/runtime/launch.py``.
+where it differs, is in ``vovnet/engine/launch.py``.
 """
 import argparse
 import os
@@ -10,8 +10,8 @@ import sys
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
-from vovnet.errors import one_line
-from vovnet.runtime import launch
+from vovnet.engine import launch
+from vovnet.utils.errors import report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)

@@ -5,8 +5,8 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 custom_imports = dict(imports=['vovnet'], allow_failed_imports=False)
 
 default_hooks = dict(
-    checkpoint=dict(type='vovnet.runtime.WholeCheckpointHook', interval=1),
-    exact_resume=dict(type='vovnet.runtime.ExactResumeHook'),
+    checkpoint=dict(type='vovnet.engine.WholeCheckpointHook', interval=1),
+    exact_resume=dict(type='vovnet.engine.ExactResumeHook'),
     logger=dict(type='LoggerHook', interval=50))
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 

@@ -7,9 +7,9 @@ custom_imports = dict(imports=['vovnet'], allow_failed_imports=False)
 default_hooks = dict(
     # Checkpoints are whole or not there; the types are named in full so that
     # they are found whatever custom_imports says.
-    checkpoint=dict(type='vovnet.runtime.WholeCheckpointHook', interval=1),
+    checkpoint=dict(type='vovnet.engine.WholeCheckpointHook', interval=1),
     # N iterations, a stop and N more equal 2N, bit for bit on the CPU.
-    exact_resume=dict(type='vovnet.runtime.ExactResumeHook'),
+    exact_resume=dict(type='vovnet.engine.ExactResumeHook'),
     # A line in the log every 50 iterations, with the time to go (eta).
     logger=dict(type='LoggerHook', interval=50))
 

@@ -17,5 +17,5 @@ param_scheduler[1].end = max_epochs
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 auto_scale_lr = dict(base_batch_size=16)
 default_hooks = dict(logger=dict(interval=25))
-custom_hooks = [dict(type='vovnet.runtime.ChannelsLastHook')]
+custom_hooks = [dict(type='vovnet.engine.ChannelsLastHook')]
 randomness = dict(seed=0)

@@ -32,5 +32,5 @@ param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = max_epochs
 default_hooks = dict(logger=dict(interval=20))
 # The order in which a CPU computes convolutions fastest.
-custom_hooks = [dict(type='vovnet.runtime.ChannelsLastHook')]
+custom_hooks = [dict(type='vovnet.engine.ChannelsLastHook')]
 randomness = dict(seed=0)

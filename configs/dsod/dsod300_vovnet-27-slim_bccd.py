@@ -25,5 +25,5 @@ param_scheduler[1].end = max_epochs
 default_hooks = dict(
     checkpoint=dict(interval=8, max_keep_ckpts=1), logger=dict(interval=13))
 # The order in which a CPU computes convolutions fastest.
-custom_hooks = [dict(type='vovnet.runtime.ChannelsLastHook')]
+custom_hooks = [dict(type='vovnet.engine.ChannelsLastHook')]
 randomness = dict(seed=0)

@@ -26,8 +26,8 @@ auto_scale_lr = dict(base_batch_size=256)
 
 # ../_base_/default_runtime.py, which mmdet's config already has a base for.
 default_hooks = dict(
-    checkpoint=dict(type='vovnet.runtime.WholeCheckpointHook'),
-    exact_resume=dict(type='vovnet.runtime.ExactResumeHook'))
+    checkpoint=dict(type='vovnet.engine.WholeCheckpointHook'),
+    exact_resume=dict(type='vovnet.engine.ExactResumeHook'))
 vis_backends = [
     dict(type='LocalVisBackend'),
     dict(type='TensorboardVisBackend')

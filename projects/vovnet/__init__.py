@@ -6,7 +6,7 @@ From then on MMEngine reads checkpoints as data only
 (:mod:`vovnet.checkpoints`), and finds the configs of this project as
 ``vovnet::...`` (:mod:`vovnet.base_configs`).
 
-Without torch and OpenMMLab only :mod:`vovnet.deploy.runtime` works, which
+Without torch and OpenMMLab only :mod:`vovnet.deploy.onnx.detector` works, which
 runs exported detectors, where a package for these is installed.
 """
 from .requirements import MISSING, check_packages

@@ -10,13 +10,13 @@ from torch.testing import assert_close
 from vovnet.analysis.aggregation_weights import (
     FIELDS,
     BlockWeights,
-    aggregation_weights,
+    compute_aggregation_weights,
     draw_blocks,
     write_csv,
 )
-from vovnet.analysis.networks import build_network, load_network
-from vovnet.errors import UserError
+from vovnet.engine.build import build_network, load_network
 from vovnet.models import CIFARNet, VoVNet
+from vovnet.utils.errors import UserError
 
 NAN = float('nan')
 DENSE = dict(type='mmpretrain.DenseNet', arch=dict(
@@ -49,7 +49,7 @@ def test_osa_block():
     fill(block.layers[0].conv.weight, [8], [3])
     fill(block.layers[1].conv.weight, [4], [7])
     fill(block.aggregation.conv.weight, [8, 4, 4], [2, 8, 4])
-    found, = aggregation_weights(network)
+    found, = compute_aggregation_weights(network)
     assert found.name == 'stage2.block1'
     assert found.layers == ('1', '2', 'aggregation')
     equal(found, [[3, NAN, 2], [NAN, 7, 8], [NAN, NAN, 4]])
@@ -60,7 +60,7 @@ def test_osa_block():
 def test_the_mean_is_over_a_whole_slice():
     network = osa(ese='all', residual=True)
     weight = network.stage2.block1.aggregation.conv.weight
-    found, = aggregation_weights(network)
+    found, = compute_aggregation_weights(network)
     for source, channels in enumerate((range(8), range(8, 12),
                                        range(12, 16))):
         total = sum(abs(weight[o, i, 0, 0].item())
@@ -76,7 +76,7 @@ def test_bottlenecks_take_the_sources():
         fill(narrow.conv.weight, [source], [value])
         fill(wide.conv.weight, [2], [99])
     fill(block.aggregation.conv.weight, [8, 4, 4], [2, 8, 4])
-    found, = aggregation_weights(network)
+    found, = compute_aggregation_weights(network)
     equal(found, [[3, NAN, 2], [NAN, 7, 8], [NAN, NAN, 4]])
 
 
@@ -88,7 +88,7 @@ def test_depthwise_block_with_its_reduction():
         fill(layer.depthwise_conv.conv.weight, [1], pair[:1])
         fill(layer.pointwise_conv.conv.weight, [6], pair[1:])
     fill(block.aggregation.conv.weight, [8, 6, 6], [1, 2, 4])
-    found, = aggregation_weights(network)
+    found, = compute_aggregation_weights(network)
     assert found.layers == ('reduction', '1', '2', 'aggregation')
     equal(found, [[9, 2 * 3, NAN, 1], [NAN, NAN, 5 * 7, 2],
                   [NAN, NAN, NAN, 4]])
@@ -103,7 +103,7 @@ def test_depthwise_layer_is_taken_as_the_dense_kernel_it_amounts_to():
     with torch.no_grad():
         kernel = layer.pointwise_conv.conv(
             layer.depthwise_conv.conv(impulses))[..., 1:4, 1:4]
-    found, = aggregation_weights(network)
+    found, = compute_aggregation_weights(network)
     assert found.values[1, 2] == pytest.approx(kernel.abs().mean().item())
 
 
@@ -114,7 +114,7 @@ def test_dense_blocks_of_the_cifar_study():
     for i, layer in enumerate(block.layers, 1):
         fill(layer.conv.weight, widths[:i], range(i, 2 * i))
     fill(network.blocks.transition2.conv.weight, widths, range(1, 14))
-    found = aggregation_weights(network)
+    found = compute_aggregation_weights(network)
     assert [b.name for b in found] == [
         'blocks.block1', 'blocks.block2', 'blocks.block3']
     assert found[1].layers == (*map(str, range(1, 13)), 'transition')
@@ -142,7 +142,7 @@ def test_dense_blocks_of_mmpretrain():
     fill(network.backbone.transitions[0].conv.weight, [8, 4, 4], [4, 3, 5])
     fill(second.block[0].conv1.weight, [8], [7])
     fill(network.head.fc.weight, [8, 4], [8, 9])
-    blocks = aggregation_weights(network)
+    blocks = compute_aggregation_weights(network)
     assert [b.name for b in blocks] == [
         'backbone.stages.0', 'backbone.stages.1']
     assert blocks[0].layers == ('1', '2', 'transition')
@@ -156,7 +156,7 @@ def test_classifier_of_the_cifar_study():
         classifier(dict(type='CIFARNet', arch='DenseNet-40'), 448))
     widths = [16 + 24 * 12] + 12 * [12]
     fill(network.head.fc.weight, widths, range(1, 14))
-    last = aggregation_weights(network)[-1]
+    last = compute_aggregation_weights(network)[-1]
     assert last.name == 'backbone.blocks.block3'
     assert last.layers[-1] == 'classifier'
     assert last.values[:, -1] == pytest.approx(range(1, 14))
@@ -170,12 +170,12 @@ def test_a_column_of_zeros_stays_zero():
 
 def test_errors_of_a_network():
     with pytest.raises(UserError, match='no OSA block'):
-        aggregation_weights(torch.nn.Conv2d(3, 3, 1))
+        compute_aggregation_weights(torch.nn.Conv2d(3, 3, 1))
     network = osa()
     with torch.no_grad():
         network.stage2.block1.layers[1].conv.weight[0, 0, 0, 0] = NAN
     with pytest.raises(UserError, match='stage2.block1: .* layer 2 .*finite'):
-        aggregation_weights(network)
+        compute_aggregation_weights(network)
 
 
 def test_checkpoints(tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vovnet.analysis import complexity
+from vovnet.analysis import compute_complexity
 from vovnet.models import CIFARNet, VoVNet, arch_settings, cifar_arch_settings
 
 # -- each kind of layer, written out by hand ---------------------------------
@@ -81,7 +81,7 @@ class Deformable(torchvision.ops.DeformConv2d):
     'kind, layer, shape, macs, access, elements, params', BY_HAND)
 def test_layer(kind, layer, shape, macs, access, elements, params, where):
     layer = layer or Deformable(4, 8, 3, padding=1)
-    found = complexity(layer, shape if where == 'shape' else
+    found = compute_complexity(layer, shape if where == 'shape' else
                        torch.zeros(*shape))
     [row] = found.layers
     assert row.kind == kind
@@ -95,7 +95,7 @@ def test_layer(kind, layer, shape, macs, access, elements, params, where):
 def test_figures_of_the_reference():
     """Counted apart from this code: a strided and a depthwise layer."""
     strided, depthwise = (
-        complexity(layer, shape).total for _, layer, shape, *_ in BY_HAND
+        compute_complexity(layer, shape).total for _, layer, shape, *_ in BY_HAND
         if shape[2:] in ((224, 224), (112, 112)))
     assert strided[2:4] == (842_176, 955_072)
     assert depthwise[2:4] == (3_358_720, 3_212_416)
@@ -104,7 +104,7 @@ def test_figures_of_the_reference():
 @pytest.mark.parametrize('pack, factors', [
     (DeformConv2dPack, 0), (ModulatedDeformConv2dPack, 9)])
 def test_deformable_convolution_of_mmcv(pack, factors):
-    found = complexity(pack(4, 8, 3, padding=1, bias=False), (1, 4, 6, 6))
+    found = compute_complexity(pack(4, 8, 3, padding=1, bias=False), (1, 4, 6, 6))
     offsets = 36 * 9 * 4 * (18 + factors)
     assert [(row.name, row.cost.macs) for row in found.layers
             if row.cost.macs] == [
@@ -120,7 +120,7 @@ def test_attention(images):
 
     On a CPU the layer would run as one operator, and the attention in it.
     """
-    found = complexity(
+    found = compute_complexity(
         nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), images)
     cost = found.parts['self_attn']
     assert cost.macs == 2 * (4 * 10 * 32 * 32 + 2 * 10 * 10 * 32)
@@ -133,7 +133,7 @@ def test_attention(images):
         def forward(self, x):
             return F.scaled_dot_product_attention(*[x[:, None]] * 3)
 
-    found = complexity(Attention(), images)
+    found = compute_complexity(Attention(), images)
     assert found.total.macs == 2 * 2 * 10 * 10 * 32
     assert not found.uncounted
 
@@ -147,7 +147,7 @@ def test_bytes_of_concatenation(dtype, size):
         def forward(self, x):
             return torch.cat([x, x, torch.cat((x, x), dim=2)[:, :, :4]], 1)
 
-    found = complexity(Net(), torch.zeros(1, 3, 4, 5, dtype=dtype))
+    found = compute_complexity(Net(), torch.zeros(1, 3, 4, 5, dtype=dtype))
     assert [row.kind for row in found.layers] == ['cat of 2', 'cat of 3']
     assert found.total == (0, 0, 0, 0, (2 * 60 + 3 * 60) * size)
 
@@ -174,7 +174,7 @@ class Detector(nn.Module):
 
 
 def test_shared_modules_and_functions():
-    found = complexity(Detector(), (1, 3, 16, 16))
+    found = compute_complexity(Detector(), (1, 3, 16, 16))
     pixels = [64, 16, 4]
     assert [(row.name, row.part, row.cost.macs) for row in found.layers] == [
         ('backbone.0', 'backbone', 64 * 9 * 3 * 8)] + [
@@ -197,7 +197,7 @@ def test_the_network_stays_as_it_was():
     network.bbox_head.eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     for images in ((1, 3, 16, 16), torch.randn(1, 3, 16, 16)):
-        complexity(network, images)
+        compute_complexity(network, images)
     assert network.training and network.backbone[1].training
     assert not network.bbox_head.training
     assert not any('forward' in vars(m) for m in network.modules())
@@ -215,16 +215,16 @@ def test_networks_that_look_at_values():
             assert float(x.sum()) == 0
             return super().forward(x)
 
-    looking = complexity(Looking(3, 4, 3), (1, 3, 8, 8))
-    assert looking.layers == complexity(nn.Conv2d(3, 4, 3),
+    looking = compute_complexity(Looking(3, 4, 3), (1, 3, 8, 8))
+    assert looking.layers == compute_complexity(nn.Conv2d(3, 4, 3),
                                         (1, 3, 8, 8)).layers
 
 
 def test_inference_mode_hides_nothing():
     network = nn.Sequential(nn.Linear(4, 5), nn.Conv1d(3, 2, 1))
-    expected = complexity(network, (1, 3, 4)).layers
+    expected = compute_complexity(network, (1, 3, 4)).layers
     with torch.inference_mode():
-        assert complexity(network, torch.zeros(1, 3, 4)).layers == expected
+        assert compute_complexity(network, torch.zeros(1, 3, 4)).layers == expected
     assert [row.cost.macs for row in expected] == [3 * 4 * 5, 5 * 3 * 2]
 
 
@@ -244,7 +244,7 @@ def test_what_is_not_counted_is_named():
             for _ in range(2):
                 torchvision.ops.roi_align(self.conv(x), boxes, 2)
 
-    found = complexity(Net(), (1, 3, 8, 8))
+    found = compute_complexity(Net(), (1, 3, 8, 8))
     assert found.uncounted == ['torchvision.roi_align (2x)',
                                'table (Embedding)']
     assert found.parts['unused'] == (12, 0, 0, 0, 0)
@@ -270,7 +270,7 @@ def test_flops_as_torch_counts_them(build, size):
     with FlopCounterMode(display=False) as flops, \
             sdpa_kernel(SDPBackend.MATH):
         network(image)
-    found = complexity(network, image)
+    found = compute_complexity(network, image)
     assert 2 * found.total.macs == flops.get_total_flops() > 0
     assert found.total.params == sum(
         p.numel() for p in network.parameters())
@@ -281,7 +281,7 @@ def test_flops_as_torch_counts_them(build, size):
     ('V1-27-slim', 300, 5.10), ('V1-39', 320, 15.85), ('V1-57', 320, 19.64)])
 def test_multiply_adds_of_the_paper(arch, size, giga):
     """Backbones of the VoVNet paper's Tables 2 and 4."""
-    found = complexity(VoVNet(arch), (1, 3, size, size))
+    found = compute_complexity(VoVNet(arch), (1, 3, size, size))
     assert round(found.total.macs / 1e9, 2) == giga
     # The convolutions of the name, and a concatenation for each OSA block.
     blocks = sum(arch_settings[arch].num_blocks)
@@ -318,7 +318,7 @@ def study(arch):
 
 @pytest.mark.parametrize('arch', cifar_arch_settings)
 def test_cifar_networks(arch):
-    cost = complexity(CIFARNet(arch), (1, 3, 32, 32))
+    cost = compute_complexity(CIFARNet(arch), (1, 3, 32, 32))
     convolutions = [row for row in cost.layers if row.cost.macs]
     assert (cost.total.memory_access_cost, cost.total.macs,
             sum(row.cost.params for row in convolutions)) == study(arch)
@@ -337,7 +337,7 @@ def test_memory_access_cost_of_the_study(arch, without_stem, convolutions,
     network = nn.Sequential(
         backbone, Last(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(backbone.out_channels[0], 10))
-    found = complexity(network, (1, 3, 32, 32))
+    found = compute_complexity(network, (1, 3, 32, 32))
     total = found.total.memory_access_cost
     stem, *_ = (row.cost.memory_access_cost for row in found.layers)
     linear = found.parts['4'].memory_access_cost
@@ -358,7 +358,7 @@ class Last(nn.Module):
 
 def test_densenet_40_is_that_of_its_paper():
     """1.0 M parameters; 264.8 M multiply-adds; 40 layers with weights."""
-    found = complexity(CIFARNet('DenseNet-40'), (1, 3, 32, 32))
+    found = compute_complexity(CIFARNet('DenseNet-40'), (1, 3, 32, 32))
     weights = [row.cost.params for row in found.layers if row.cost.macs]
     assert sum(weights) + 448 * 10 == 1_001_616
     assert len(weights) + 1 == 40

@@ -5,7 +5,7 @@ import pytest
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
-from vovnet.analysis import complexity
+from vovnet.analysis import compute_complexity
 from vovnet.models import CIFARNet, VoVNet
 
 PAGE = Path(__file__).parents[2] / 'docs/measuring.md'
@@ -24,7 +24,7 @@ def rows(first):
 
 @pytest.mark.parametrize('row', rows('CIFARNet'), ids=lambda row: row[0])
 def test_cifar_study(row):
-    cost = complexity(CIFARNet(row[0]), (1, 3, 32, 32)).total
+    cost = compute_complexity(CIFARNet(row[0]), (1, 3, 32, 32)).total
     assert row[1:5] == [
         f'{cost.params / 1e6:.2f}', f'{cost.macs / 1e6:.1f}',
         f'{cost.memory_access_cost / 1e6:.2f}', f'{cost.cat_bytes / 1e6:.2f}']
@@ -41,7 +41,7 @@ def test_backbones(row):
         key = 'arch' if family == 'DenseNet' else 'depth'
         network = MODELS.build({
             'type': family, key: depth if key == 'arch' else int(depth)})
-    cost = complexity(network, (1, 3, size, size)).total
+    cost = compute_complexity(network, (1, 3, size, size)).total
     assert row[2:] == [
         f'{cost.params / 1e6:.2f}', f'{cost.macs / 1e9:.2f}',
         *(f'{n / 1e6:.1f}' for n in (cost.memory_access_cost, cost.elements,

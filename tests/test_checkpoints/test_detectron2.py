@@ -22,11 +22,11 @@ from vovnet.checkpoints import (
     get_state_dict,
     load_detectron2,
     load_file,
-    load_whole,
+    load_strict,
     read_metafiles,
     read_weights,
 )
-from vovnet.errors import UserError
+from vovnet.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 FC = 256  # instead of 1024, to be quick
@@ -270,7 +270,7 @@ def test_written_checkpoint(tmp_path):
     assert written.keys() == {'meta', 'state_dict'}
     assert written['meta']['dataset_meta']['classes'][79] == 'toothbrush'
     model = build(cfg)
-    load_whole(model, written['state_dict'], 'ours.pth')
+    load_strict(model, written['state_dict'], 'ours.pth')
     # What the backbone wants comes along: here what the file said itself.
     dialect = read_weights(str(tmp_path / 'ours.pth')).dialect
     assert dialect.normalization == Normalization(

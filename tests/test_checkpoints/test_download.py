@@ -13,15 +13,10 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from vovnet.checkpoints import (
-    by_name,
-    download,
-    download_weights,
-    fetch,
-    metafiles,
-)
-from vovnet.checkpoints.published import PUBLISHED
-from vovnet.errors import UserError
+from vovnet.checkpoints import download, download_weights, fetch, metafiles
+from vovnet.checkpoints import fetch_by_name as by_name
+from vovnet.checkpoints.known_weights import PUBLISHED
+from vovnet.utils.errors import UserError
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -88,7 +83,7 @@ def kept(cache):
     return [p.name for p in cache.iterdir() if p.suffix != '.lock']
 
 
-def one_line(error):
+def report_user_errors(error):
     assert '\n' not in str(error.value)
     return str(error.value)
 
@@ -124,7 +119,7 @@ def test_goes_on_another_day(server, cache, weights):
     with pytest.raises(UserError) as error:
         fetch(server.url + 'w.pth')
     assert (f'cannot be downloaded (only 1110 of {len(weights)} bytes came)'
-            in one_line(error))
+            in report_user_errors(error))
     assert [name[-5:] for name in kept(cache)] == ['.part']
     assert Path(fetch(server.url + 'w.pth')).read_bytes() == weights
     assert server.requests[-1] == ('w.pth', 'bytes=1110-')
@@ -167,7 +162,7 @@ def test_what_is_not_there_is_asked_for_once(server, cache):
 def test_no_network(cache):
     with pytest.raises(UserError) as error:
         fetch('http://127.0.0.1:9/w.pth')
-    text = one_line(error)
+    text = report_user_errors(error)
     assert 'checkpoint http://127.0.0.1:9/w.pth: cannot be downloaded' in text
     assert 'refused' in text and 'check the connection' in text
 
@@ -230,7 +225,7 @@ def test_bad_files_are_not_kept(spoil, told, server, cache, weights):
     assert server.files['w.pth'] != weights
     with pytest.raises(UserError) as error:
         CheckpointLoader.load_checkpoint(server.url + 'w.pth')
-    text = one_line(error)
+    text = report_user_errors(error)
     assert text.startswith(f'checkpoint {server.url}w.pth: ')
     assert told in text and 'removed from the cache' in text
     assert kept(cache) == []

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 from mmengine.config.utils import _get_cfg_metainfo
 
-from vovnet.analysis import paper
 from vovnet.checkpoints import (
     PUBLISHED,
     model_zoo,
@@ -12,7 +11,8 @@ from vovnet.checkpoints import (
     update_page,
 )
 from vovnet.checkpoints.metafiles import read_index
-from vovnet.errors import UserError
+from vovnet.paper import tables as paper
+from vovnet.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 INDEX = str(ROOT / 'model-index.yml')

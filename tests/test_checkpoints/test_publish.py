@@ -10,7 +10,7 @@ from torch import nn
 
 from vovnet.checkpoints import convert, load_file, publish, read_weights
 from vovnet.checkpoints.publish import save_weights
-from vovnet.errors import UserError
+from vovnet.utils.errors import UserError
 
 NET = NETS['tiny']
 

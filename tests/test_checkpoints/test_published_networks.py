@@ -7,7 +7,7 @@ from foreign import NETS
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from vovnet.checkpoints import read_weights, to_scheme
+from vovnet.checkpoints import export_weights, read_weights
 from vovnet.models import VoVNet
 
 
@@ -56,7 +56,7 @@ def check(state, reference, memory, scheme, *options, prefix=''):
             assert_equal(build('memory:a.pth', **each)(x), want)
     weights = read_weights('memory:a.pth')
     assert (weights.scheme, weights.prefix) == (scheme, prefix)
-    back = to_scheme(weights, scheme, prefix)
+    back = export_weights(weights, scheme, prefix)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)
     return weights

@@ -18,7 +18,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 import vovnet
 from vovnet.checkpoints import load_file
-from vovnet.errors import UserError
+from vovnet.utils.errors import UserError
 
 
 class Calls:

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 import vovnet
 from vovnet.checkpoints import download_weights
-from vovnet.errors import UserError
+from vovnet.utils.errors import UserError
 
 NET = NETS['19-slim-dw']
 
@@ -171,9 +171,9 @@ def test_not_in_the_cache(cache):
 
 ALONE = """
 import sys, time, vovnet
-from vovnet.errors import one_line
+from vovnet.utils.errors import report_user_errors
 from mmengine.runner.checkpoint import CheckpointLoader
-with one_line():
+with report_user_errors():
     start = time.monotonic()
     try:
         CheckpointLoader.load_checkpoint('timm://ese_vovnet39b', 'cpu')

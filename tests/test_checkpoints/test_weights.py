@@ -21,18 +21,18 @@ from vovnet.checkpoints import (
     Dialect,
     Normalization,
     convert,
+    export_weights,
     get_state_dict,
     interpret,
     load_file,
-    load_whole,
-    match,
+    load_strict,
+    match_weights,
     read_weights,
-    to_scheme,
 )
-from vovnet.checkpoints.dialect import fold_normalization
 from vovnet.checkpoints.download import cache_name
-from vovnet.errors import UserError
+from vovnet.checkpoints.variant import fold_normalization
 from vovnet.models import VoVNet, VoVNetCP
+from vovnet.utils.errors import UserError
 
 TINY = dict(num_blocks=NETS['tiny'].blocks, num_layers=NETS['tiny'].layers,
             stage_channels=NETS['tiny'].layer,
@@ -321,13 +321,13 @@ def test_a_wrapped_backbone_keeps_its_options():
     wrapped = nn.ModuleDict(dict(module=VoVNet(**V2))).state_dict()
     other = VoVNet(**V2 | dict(pool='padded'))
     with pytest.raises(UserError, match="a.pth: .*set pool='ceil'"):
-        load_whole(other, get_state_dict(wrapped, 'a.pth'), 'a.pth')
+        load_strict(other, get_state_dict(wrapped, 'a.pth'), 'a.pth')
 
 
 def test_what_is_beside_other_libraries_names_is_told():
     theirs = with_prefix(random_weights(NET, foreign.AUTHORS), 'backbone.')
     theirs['backbone.fpn_lateral2.weight'] = torch.ones(1)
-    found = match(Detector(**V2), theirs)
+    found = match_weights(Detector(**V2), theirs)
     assert found.unexpected == ['backbone.fpn_lateral2.weight']
 
 
@@ -539,7 +539,7 @@ def test_trained_weights_remember_their_options(tmp_path):
     with pytest.raises(UserError, match="at 'backbone.': .*set pool='ceil'"):
         load_checkpoint(other, path)
     with pytest.raises(UserError, match="^VoVNet: my a: .*set pool='ceil'"):
-        load_whole(other, get_state_dict(load_file(path), 'my a'), path)
+        load_strict(other, get_state_dict(load_file(path), 'my a'), path)
     same = Detector(**V2)
     load_checkpoint(same, path)
     assert all(torch.equal(a, b) for a, b in zip(
@@ -599,7 +599,7 @@ def test_weights_without_a_record_are_taken_by_name(tmp_path):
     weights = read_weights(str(tmp_path / 'a.pth'))
     assert 'stem unknown, residual unknown, ese=' in str(weights)
     with pytest.raises(UserError, match='nothing says with which stem'):
-        to_scheme(weights, 'authors')
+        export_weights(weights, 'authors')
 
 
 def test_group_norm(tmp_path):
@@ -621,7 +621,7 @@ def test_whole_detectors_load_other_names(authors, tmp_path):
         **with_prefix(authors, 'img_backbone.'),
         'neck.weight': torch.ones(3, 2)}), path)
     model = Detector('img_backbone', **V2)
-    found = match(model, torch.load(path)['state_dict'])
+    found = match_weights(model, torch.load(path)['state_dict'])
     assert found.missing == ['neck.bias']
     assert set(found.unexpected) == {
         'img_backbone.head.fc.weight', 'img_backbone.head.fc.bias'}
@@ -731,7 +731,7 @@ def test_part_of_a_state_dict_loads_as_ever():
 def test_timm_to_the_authors_and_back(tmp_path):
     """The authors' code wants eSE everywhere: gates that change nothing."""
     state = random_weights(NET, foreign.TIMM, classes=4)
-    theirs = to_scheme(interpret(state, 'a'), 'authors', 'backbone.bottom_up.',
+    theirs = export_weights(interpret(state, 'a'), 'authors', 'backbone.bottom_up.',
                        images='keep')
     x = torch.randn(1, 3, 64, 64)
     bare = {k.removeprefix('backbone.bottom_up.'): v
@@ -741,7 +741,7 @@ def test_timm_to_the_authors_and_back(tmp_path):
     for a, b in zip(evaluate(bare, NET, foreign.AUTHORS, x),
                     evaluate(state, NET, foreign.TIMM, x), strict=True):
         assert torch.equal(a, b)
-    back = to_scheme(interpret(theirs, 'a'), 'timm', images='keep')
+    back = export_weights(interpret(theirs, 'a'), 'timm', images='keep')
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], state[k]) for k in state)
 
@@ -792,15 +792,15 @@ def test_normalization_is_folded_where_the_weights_are():
 def test_images_that_cannot_be_folded():
     v2_57 = interpret(random_weights(NETS['57'], foreign.TIMM), 'a')
     with pytest.raises(UserError, match='taken for .* say --images keep,'):
-        to_scheme(v2_57, 'authors', 'img_backbone.')
+        export_weights(v2_57, 'authors', 'img_backbone.')
     with pytest.raises(UserError, match='mean must be that of the weights'):
-        to_scheme(v2_57, 'authors', 'img_backbone.', 'fold')
+        export_weights(v2_57, 'authors', 'img_backbone.', 'fold')
     with pytest.raises(UserError, match='which images users of these names'):
-        to_scheme(v2_57, 'mmengine', images='fold')
+        export_weights(v2_57, 'mmengine', images='fold')
     unknown = interpret(random_weights(NET, foreign.AUTHORS), 'a')
     with pytest.raises(UserError, match='which images the weights want'):
-        to_scheme(unknown, 'authors', 'img_backbone.', 'fold')
-    to_scheme(unknown, 'authors', 'img_backbone.')
+        export_weights(unknown, 'authors', 'img_backbone.', 'fold')
+    export_weights(unknown, 'authors', 'img_backbone.')
 
 
 @pytest.mark.parametrize('library', LIBRARIES)
@@ -808,12 +808,12 @@ def test_own_names_and_back(library, tmp_path):
     """Through a file in this project's names, which keeps the dialect."""
     state = random_weights(NET, LIBRARIES[library])
     weights = interpret(state, 'a')
-    torch.save(dict(state_dict=to_scheme(weights, 'mmengine')),
+    torch.save(dict(state_dict=export_weights(weights, 'mmengine')),
                tmp_path / 'a.pth')
     again = read_weights(str(tmp_path / 'a.pth'))
     assert again.scheme == 'mmengine'
     assert again.dialect == weights.dialect
-    back = to_scheme(again, weights.scheme)
+    back = export_weights(again, weights.scheme)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[k], state[k]) for k in state)
 
@@ -842,7 +842,7 @@ def test_last_gates_where_others_have_all(tmp_path):
     """vision-toolbox has eSE in all blocks or in none."""
     trained = build_randomly(dict(
         arch=TINY, residual='same-width', ese='last', pool='padded'))
-    theirs = to_scheme(interpret(trained.state_dict(), 'a'), 'vision-toolbox')
+    theirs = export_weights(interpret(trained.state_dict(), 'a'), 'vision-toolbox')
     assert theirs.keys() == random_weights(NET, foreign.VISION_TOOLBOX).keys()
     x = torch.randn(1, 3, 75, 64)
     with torch.inference_mode():
@@ -858,7 +858,7 @@ def test_eps_of_another_library():
         if key.endswith('running_var'):
             value *= 1e-3
     weights = interpret(with_prefix(state, 'backbone.body.'), 'a')
-    theirs = to_scheme(weights, 'authors')
+    theirs = export_weights(weights, 'authors')
     x = torch.randn(1, 3, 64, 64)
     for a, b in zip(evaluate(theirs, NET, foreign.AUTHORS, x),
                     evaluate(state, NET, foreign.AUTHORS, x, eps=0)):
@@ -891,4 +891,4 @@ def test_classifiers_of_mmpretrain_and_back(tmp_path):
 def test_what_another_library_cannot_say(library, scheme, told):
     weights = interpret(random_weights(NET, library), 'a')
     with pytest.raises(UserError, match=told):
-        to_scheme(weights, scheme)
+        export_weights(weights, scheme)

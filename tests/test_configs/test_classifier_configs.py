@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ImageClassifier, LinearClsHead
 from mmpretrain.structures import DataSample
 
-from vovnet.analysis.networks import build_network
+from vovnet.engine.build import build_network
 from vovnet.models import CIFARNet, VoVNet
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

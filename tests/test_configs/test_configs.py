@@ -15,8 +15,8 @@ from mmengine.structures import InstanceData
 
 import vovnet  # noqa: F401
 from vovnet.checkpoints import PUBLISHED, Normalization
-from vovnet.checkpoints.dialect import same_means
 from vovnet.checkpoints.metafiles import read_index
+from vovnet.checkpoints.variant import same_means
 from vovnet.models import VoVNet
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 import vovnet  # noqa: F401
-from vovnet.checkpoints import match
+from vovnet.checkpoints import match_weights
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SIZES = (640, 672, 704, 736, 768, 800)
@@ -101,7 +101,7 @@ def test_fine_tuning_takes_all_of_a_coco_detector_but_the_classes():
 
     coco = build('faster_rcnn/faster-rcnn_vovnetv2-39_fpn_d2-3x_coco.py')
     mine = build('custom/faster-rcnn_vovnetv2-39_fpn_my-coco.py')
-    found = match(mine, coco.state_dict())
+    found = match_weights(mine, coco.state_dict())
     assert not found.missing and not found.unexpected
     assert {name.rsplit('.', 1)[0] for name in found.reshaped} == {
         'roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg'}

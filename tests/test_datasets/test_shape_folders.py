@@ -16,7 +16,7 @@ from vovnet.datasets import (
     shape_folders,
 )
 from vovnet.datasets.shape_folders import TEN_CLASSES
-from vovnet.errors import UserError
+from vovnet.utils.errors import UserError
 
 
 def files(root):

@@ -21,7 +21,7 @@ from vovnet.datasets import (
     make_shapes,
     trace_polygons,
 )
-from vovnet.errors import UserError
+from vovnet.utils.errors import UserError
 
 SMALL = dict(num_train=6, num_val=4, size=64)
 

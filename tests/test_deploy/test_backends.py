@@ -1,4 +1,4 @@
-"""vovnet.deploy.backends: other runtimes give torch's outputs."""
+"""vovnet.deploy.optimize.backends: other runtimes give torch's outputs."""
 import os
 import subprocess
 import sys
@@ -11,11 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 import vovnet
-from vovnet.analysis.networks import build_network, load_any_config
-from vovnet.deploy.backends import load_runtime, runtimes
-from vovnet.deploy.optimize import difference
-from vovnet.errors import UserError
-from vovnet.runtime.forward import run_network
+from vovnet.deploy.optimize.apply import difference
+from vovnet.deploy.optimize.backends import load_runtime, runtimes
+from vovnet.engine.build import build_network, load_any_config
+from vovnet.utils.dummy_forward import run_network
+from vovnet.utils.errors import UserError
 
 IMAGES = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
 # 8 bits of mantissa, some ten layers.
@@ -102,7 +102,7 @@ def test_what_cannot_be_exported_says_so(backbone, monkeypatch):
 def test_importing_loads_no_runtime():
     """Both are heavy, and may be missing."""
     code = ('import sys; sys.modules.update(onnxruntime=None, openvino=None, '
-            'onnx=None); import vovnet.deploy.backends')
+            'onnx=None); import vovnet.deploy.optimize.backends')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True,
                           text=True, env=dict(os.environ, PYTHONPATH=str(
                               Path(vovnet.__file__).parents[1])))

@@ -1,4 +1,4 @@
-"""vovnet.deploy.cuda_graph on recorded operators in place of kernels."""
+"""vovnet.deploy.optimize.cuda_graph on recorded operators in place of kernels."""
 import fake_cuda_graph
 import pytest
 import torch
@@ -10,12 +10,12 @@ from test_optimize import (
     build,
 )
 
-from vovnet.deploy import cuda_graph
-from vovnet.deploy import optimize as deploy
-from vovnet.deploy.cuda_graph import CUDAGraphed
-from vovnet.deploy.modes import MODES
-from vovnet.deploy.optimize import optimize
-from vovnet.runtime.forward import run_network
+from vovnet.deploy.optimize import apply as deploy
+from vovnet.deploy.optimize import cuda_graph
+from vovnet.deploy.optimize.apply import optimize
+from vovnet.deploy.optimize.cuda_graph import CUDAGraphed
+from vovnet.deploy.optimize.modes import MODES
+from vovnet.utils.dummy_forward import run_network
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from one_stage_detectors import (
     pictures,
 )
 
-from vovnet.deploy import export, one_stage, verify
-from vovnet.deploy.export import export_detector
-from vovnet.deploy.runtime import Detections, Detector
-from vovnet.errors import UserError
+from vovnet.deploy.export import export, one_stage, verify
+from vovnet.deploy.export.export import export_detector
+from vovnet.deploy.onnx.detector import Detections, Detector
+from vovnet.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -365,7 +365,7 @@ def test_detectors_without_a_path(tmp_path):
 @pytest.mark.parametrize('package, exporter', [
     ('onnx', 'torchscript'), ('onnxscript', 'dynamo')])
 def test_missing_packages(package, exporter, tmp_path, monkeypatch):
-    monkeypatch.setattr('vovnet.errors.find_spec',
+    monkeypatch.setattr('vovnet.utils.errors.find_spec',
                         lambda name: None if name == package else name)
     with pytest.raises(UserError, match=f'^{package}: .* pip install '
                        f'{package}$'):
@@ -380,7 +380,7 @@ def test_missing_runtimes(tmp_path, monkeypatch):
                         name == 'onnxruntime')
     assert [d.backend for d in verify.verify(model, cfg, file, pictures())
             ] == ['onnxruntime']
-    monkeypatch.setattr('vovnet.errors.find_spec', lambda name: None)
+    monkeypatch.setattr('vovnet.utils.errors.find_spec', lambda name: None)
     with pytest.raises(UserError, match='pip install onnxruntime$'):
         verify.verify(model, cfg, file, pictures())
 

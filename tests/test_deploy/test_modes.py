@@ -1,13 +1,18 @@
-"""vovnet.deploy.modes: what a machine must have, and one line if not."""
+"""vovnet.deploy.optimize.modes: what a machine must have, and one line if not."""
 from importlib.util import find_spec
 
 import pytest
 import torch
 from torch._inductor import config
 
-from vovnet.deploy import modes
-from vovnet.deploy.modes import MODES, check_mode, obstacle, valid_modes
-from vovnet.errors import UserError
+from vovnet.deploy.optimize import modes
+from vovnet.deploy.optimize.modes import (
+    MODES,
+    check_mode,
+    find_obstacle,
+    valid_modes,
+)
+from vovnet.utils.errors import UserError
 
 CPU, CUDA = torch.device('cpu'), torch.device('cuda', 0)
 
@@ -17,7 +22,7 @@ def refused(name, device=CPU):
         check_mode(name, device)
     line = str(error.value)
     assert line.startswith(f'mode {name}: ') and '\n' not in line
-    assert obstacle(name, device) in line
+    assert find_obstacle(name, device) in line
     return line
 
 
@@ -48,7 +53,7 @@ def test_bf16_is_not_imitated(feature, monkeypatch):
                         lambda: {'avx2': True, feature: True})
     for name in 'bf16', 'openvino-bf16':
         if feature:
-            assert obstacle(name, CPU) is None
+            assert find_obstacle(name, CPU) is None
         else:
             assert 'no bf16 instructions' in refused(name)
 
@@ -56,10 +61,10 @@ def test_bf16_is_not_imitated(feature, monkeypatch):
 def test_fp16_and_cuda_graphs_are_for_gpus(monkeypatch):
     monkeypatch.setattr(modes, '_cpu_has_bf16', lambda: True)
     assert 'needs a GPU' in refused('fp16')
-    assert obstacle('fp16', CUDA) is None
+    assert find_obstacle('fp16', CUDA) is None
     for name in 'graph', 'bf16-graph':
         assert 'CUDA graphs need a GPU' in refused(name)
-    assert obstacle('graph', CUDA) is None
+    assert find_obstacle('graph', CUDA) is None
 
 
 @pytest.mark.parametrize('native', [True, False])
@@ -69,7 +74,7 @@ def test_bf16_is_not_imitated_by_gpus(native, monkeypatch):
         torch.cuda, 'is_bf16_supported',
         lambda including_emulation=True: including_emulation or native)
     for name in 'bf16', 'bf16-graph':
-        assert (obstacle(name, CUDA) is None) == native
+        assert (find_obstacle(name, CUDA) is None) == native
 
 
 @config.patch({'cpp.cxx': ('no-such-compiler', )})

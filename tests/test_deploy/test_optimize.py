@@ -1,4 +1,4 @@
-"""vovnet.deploy.optimize: the same outputs from fewer and other operators."""
+"""vovnet.deploy.optimize.apply: the same outputs from fewer and other operators."""
 import copy
 
 import pytest
@@ -10,17 +10,17 @@ from torch._inductor import config as inductor_config
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import densenet121, resnet18
 
-from vovnet.analysis.networks import build_network, load_any_config
-from vovnet.deploy import optimize as deploy
-from vovnet.deploy.folding import (
+from vovnet.deploy.optimize import apply as deploy
+from vovnet.deploy.optimize.apply import difference, fastest, optimize
+from vovnet.deploy.optimize.folding import (
     OneDNNConv2d,
     fold_norms,
     fuse_convolutions,
 )
-from vovnet.deploy.modes import MODES
-from vovnet.deploy.optimize import difference, fastest, optimize
-from vovnet.errors import UserError
-from vovnet.runtime.forward import blank_samples, run_network
+from vovnet.deploy.optimize.modes import MODES
+from vovnet.engine.build import build_network, load_any_config
+from vovnet.utils.dummy_forward import create_placeholder_samples, run_network
+from vovnet.utils.errors import UserError
 
 TINY = dict(num_blocks=(1, 1, 2, 1), num_layers=2, stem_channels=(8, 8, 16),
             stage_channels=(8, 16, 16, 16),
@@ -141,7 +141,7 @@ def test_detectors_equal_the_plain_ones(name, any_bf16):
         # Heads give single precision, from which boxes are decoded.
         assert {t.dtype for t in outputs(found)} == {torch.float32}
         for one in (plain, fast):
-            [result] = one(images, blank_samples(images), mode='predict')
+            [result] = one(images, create_placeholder_samples(images), mode='predict')
             boxes = result.pred_instances.bboxes
             assert boxes.dtype == torch.float32
             if one is plain:

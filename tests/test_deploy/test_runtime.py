@@ -21,9 +21,11 @@ from one_stage_detectors import CLASSES, make_detector, pictures
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from vovnet.deploy import export, results, runtime
-from vovnet.deploy.runtime import Detections, Detector, Session
-from vovnet.errors import UserError
+from vovnet.deploy.export import export
+from vovnet.deploy.onnx import detector as runtime
+from vovnet.deploy.onnx import results
+from vovnet.deploy.onnx.detector import Detections, Detector, Session
+from vovnet.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,7 +109,7 @@ def test_detects_where_torch_is_not_installed(exported, tmp_path):
     np.save(tmp_path / 'image.npy', image)
     done = python('''
 import numpy as np
-from vovnet.deploy.runtime import Detector
+from vovnet.deploy.onnx import Detector
 found = Detector(sys.argv[1]).detect(np.load('image.npy'))
 np.savez('found.npz', *found[:3])
 loaded = {name.partition('.')[0] for name in sys.modules
@@ -205,7 +207,7 @@ def test_files_that_are_not_ours(backend, tmp_path):
 
 @pytest.mark.parametrize('backend', runtime.BACKENDS)
 def test_missing_runtime(backend, exported, monkeypatch):
-    monkeypatch.setattr('vovnet.errors.find_spec', lambda name: None)
+    monkeypatch.setattr('vovnet.utils.errors.find_spec', lambda name: None)
     with pytest.raises(UserError, match=f'^{backend}: is not installed.* pip '
                        f'install {backend}$'):
         Session(exported, backend)

@@ -23,11 +23,12 @@ from torch import nn
 from torchvision.ops import nms, roi_align
 
 import vovnet  # noqa: F401
-from vovnet.deploy import two_stage, two_stage_numpy
-from vovnet.deploy.export import export_detector
-from vovnet.deploy.runtime import Detections, Detector, Picture
-from vovnet.deploy.verify import detect
-from vovnet.errors import UserError
+from vovnet.deploy.export import two_stage
+from vovnet.deploy.export.export import export_detector
+from vovnet.deploy.export.verify import detect
+from vovnet.deploy.onnx import two_stage_postprocess as two_stage_numpy
+from vovnet.deploy.onnx.detector import Detections, Detector, Picture
+from vovnet.utils.errors import UserError
 
 register_all_modules()
 ROOT = Path(__file__).resolve().parents[2]
@@ -341,7 +342,7 @@ import sys
 for name in 'torch', 'torchvision', 'mmcv', 'mmengine', 'mmdet':
     sys.modules[name] = None
 import numpy as np
-from vovnet.deploy.runtime import Detector
+from vovnet.deploy.onnx import Detector
 found = Detector('a.onnx').detect(np.load('in.npy'))
 np.savez('out.npz', **found._asdict())
 """], check=True, cwd=tmp_path, env=dict(

@@ -16,11 +16,8 @@ from mmengine.structures import InstanceData
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vovnet.analysis.networks import (
-    build_network,
-    config_complexity,
-    load_any_config,
-)
+from vovnet.analysis.complexity import compute_config_complexity
+from vovnet.engine.build import build_network, load_any_config
 from vovnet.models import DSODDenseNet
 from vovnet.models.dense_heads.multibox_head import best_of_each_class
 from vovnet.models.necks import DSODNeck
@@ -60,7 +57,7 @@ def config():
     ('dsod300_ds-64-192-48-1_coco', 21.701, None),
 ])
 def test_parameters_and_multiply_adds(config, name, params, gmacs):
-    total = config_complexity(config(name)).total
+    total = compute_config_complexity(config(name)).total
     if isinstance(params, int):
         assert total.params == params
     else:

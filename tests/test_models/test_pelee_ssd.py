@@ -9,11 +9,8 @@ import torch.nn.functional as F
 from mmdet.registry import TASK_UTILS
 from torch import nn
 
-from vovnet.analysis.networks import (
-    build_network,
-    config_complexity,
-    load_any_config,
-)
+from vovnet.analysis.complexity import compute_config_complexity
+from vovnet.engine.build import build_network, load_any_config
 from vovnet.models import MobileNetV1, PeleeNet
 from vovnet.models.necks import PeleeNeck
 
@@ -36,7 +33,7 @@ def load(name):
 @pytest.mark.parametrize('name, params, gmacs', [
     (SSD, '5.7', '1.1'), (PELEE, '5.4', '1.2')])
 def test_parameters_and_multiply_adds(name, params, gmacs):
-    total = config_complexity(load(name)).total
+    total = compute_config_complexity(load(name)).total
     assert str(total.params / 1e6)[:3] == params
     assert str(total.macs / 1e9)[:3] == gmacs
     if name == PELEE:

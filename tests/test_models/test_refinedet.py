@@ -14,8 +14,8 @@ from mmengine.registry import HOOKS
 from mmpretrain.models.backbones import DenseNet
 from torch import nn
 
-from vovnet.analysis import config_complexity
-from vovnet.analysis.networks import build_network
+from vovnet.analysis import compute_config_complexity
+from vovnet.engine.build import build_network
 from vovnet.models.backbones.refinedet_caffe import (
     RefineDetResNet50,
     RefineDetVGG,
@@ -49,7 +49,7 @@ def seed():
     ('densenet-161', (None, None), None, (66.76, 32.74)),
 ])
 def test_costs_are_the_published_ones(network, params, convolutions, paper):
-    found = config_complexity(load(f'refinedet320_{network}_coco'))
+    found = compute_config_complexity(load(f'refinedet320_{network}_coco'))
     assert found.input == (1, 3, 320, 320) and not found.uncounted
     transposed = sum(layer.cost.macs for layer in found.layers
                      if layer.kind.startswith('transposed'))
@@ -63,7 +63,7 @@ def test_costs_are_the_published_ones(network, params, convolutions, paper):
         assert round(found.total.params / 1e6, 2) == paper[0]
         assert found.total.macs / 1e9 == pytest.approx(paper[1], rel=3e-3)
     if params[1]:
-        voc = config_complexity(load(f'refinedet512_{network}_voc0712'))
+        voc = compute_config_complexity(load(f'refinedet512_{network}_voc0712'))
         assert voc.total.params == params[1]
 
 

@@ -22,7 +22,7 @@ import mmdet.models
 import mmdet.visualization  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 
-from vovnet.runtime import launch  # noqa: F401
+from vovnet.engine import launch  # noqa: F401
 
 
 def run(argv: list, cwd: str, env: dict, stdout: str, stderr: str) -> int:

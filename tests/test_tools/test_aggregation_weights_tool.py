@@ -6,7 +6,7 @@ import pytest
 import torch
 from tool_runs import ROOT
 
-from vovnet.analysis.networks import build_network, load_any_config
+from vovnet.engine.build import build_network, load_any_config
 
 TOOL = 'tools/analysis_tools/aggregation_weights.py'
 

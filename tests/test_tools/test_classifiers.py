@@ -20,7 +20,7 @@ from tool_runs import ROOT, RUNTIME
 
 from vovnet.checkpoints import load_file
 from vovnet.datasets import draw_scene, make_shape_folders
-from vovnet.runtime import launch
+from vovnet.engine import launch
 
 CONFIG = '''
 _base_ = {base!r}
@@ -144,7 +144,7 @@ def test_config_for_testing_alone(run_tool, tmp_path):
 
 
 def build(config, checkpoint):
-    from vovnet.analysis.networks import load_network
+    from vovnet.engine.build import load_network
     return load_network(
         launch.load_config(str(config)), str(checkpoint)).eval()
 

@@ -7,7 +7,7 @@ from mmdet.structures import DetDataSample
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from vovnet.analysis import detection_sheet, spread
+from vovnet.analysis import draw_detection_sheet, sample_evenly
 from vovnet.datasets import make_shapes
 
 
@@ -47,15 +47,15 @@ def differs(sheet, i, cell=128):
 
 
 def test_indices_are_spread():
-    assert spread(200, 4) == [0, 50, 100, 150]
-    assert spread(3, 12) == [0, 1, 2]
+    assert sample_evenly(200, 4) == [0, 50, 100, 150]
+    assert sample_evenly(3, 12) == [0, 1, 2]
 
 
 def test_sheet_shows_images_truth_and_detections(dataset):
-    sheet = detection_sheet(Detector(), dataset, [0, 2, 4], columns=1,
+    sheet = draw_detection_sheet(Detector(), dataset, [0, 2, 4], columns=1,
                             cell=128)
     assert sheet.shape == (28 + 3 * 136, 264, 3) and sheet.dtype == np.uint8
-    nothing = detection_sheet(Detector(()), dataset, [0, 2, 4], columns=1,
+    nothing = draw_detection_sheet(Detector(()), dataset, [0, 2, 4], columns=1,
                               cell=128)
     for i, index in enumerate((0, 2, 4)):
         picture = dataset[index]['inputs'].permute(1, 2, 0).numpy()
@@ -75,9 +75,9 @@ def test_sheet_shows_images_truth_and_detections(dataset):
 
 
 def test_low_scores_are_left_out(dataset):
-    shown, hidden = (detection_sheet(Detector(), dataset, [0], score_thr=t)
+    shown, hidden = (draw_detection_sheet(Detector(), dataset, [0], score_thr=t)
                      for t in (0.4, 0.6))
-    empty = detection_sheet(Detector(()), dataset, [0])
+    empty = draw_detection_sheet(Detector(()), dataset, [0])
     assert np.array_equal(hidden, empty)
     assert not np.array_equal(shown, empty)
 
@@ -93,8 +93,8 @@ def test_the_best_of_several_in_one_place_is_drawn(dataset):
             return found
 
     box = (16., 16., 48., 48.)
-    twice = detection_sheet(Twice((box, box)), dataset, [0])
-    assert np.array_equal(twice, detection_sheet(Detector(), dataset, [0]))
+    twice = draw_detection_sheet(Twice((box, box)), dataset, [0])
+    assert np.array_equal(twice, draw_detection_sheet(Detector(), dataset, [0]))
 
 
 def test_masks_are_drawn(dataset):
@@ -109,7 +109,7 @@ def test_masks_are_drawn(dataset):
             return found
 
     with_masks, without = (
-        detection_sheet(model, dataset, [0], columns=1, cell=128,
+        draw_detection_sheet(model, dataset, [0], columns=1, cell=128,
                         with_masks=with_masks)
         for model, with_masks in ((Masked(), True), (Detector(), False)))
     # Inside the box, away from its label, only the mask makes a difference.

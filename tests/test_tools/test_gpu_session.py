@@ -13,7 +13,7 @@ import zipfile
 import pytest
 from tool_runs import ROOT
 
-from vovnet.analysis.networks import load_any_config
+from vovnet.engine.build import load_any_config
 
 FILE = ROOT / 'tools/misc/gpu_session.py'
 spec = importlib.util.spec_from_file_location('gpu_session', FILE)

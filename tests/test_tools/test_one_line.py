@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
-from vovnet.errors import UserError, explain, one_line
+from vovnet.utils.errors import UserError, explain, report_user_errors
 
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch):
-    """What one_line changes for the whole process."""
+    """What report_user_errors changes for the whole process."""
     monkeypatch.setattr(logging, 'raiseExceptions', True)
     monkeypatch.setattr(threading, 'excepthook', threading.excepthook)
     monkeypatch.delenv('RANK', raising=False)
@@ -113,13 +113,13 @@ def test_explained(error, parts):
     OSError(errno.EIO, 'Input/output error', 'x')])
 def test_bugs_keep_their_traceback(error, capsys):
     assert explain(error) is None
-    with pytest.raises(type(error)), one_line():
+    with pytest.raises(type(error)), report_user_errors():
         raise error
     assert capsys.readouterr().err == ''
 
 
 def test_said_in_one_line(capsys):
-    @one_line()
+    @report_user_errors()
     def main():
         raise UserError('a.py: is\n  wrong')
 
@@ -130,7 +130,7 @@ def test_said_in_one_line(capsys):
 
 
 def test_interruption(capsys):
-    with pytest.raises(SystemExit) as end, one_line():
+    with pytest.raises(SystemExit) as end, report_user_errors():
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == 'error: interrupted\n'
@@ -141,7 +141,7 @@ def test_interruption(capsys):
     (PermissionError(errno.EACCES, 'Permission denied', 'x'), '[rank 1] ')])
 def test_other_ranks_say_what_is_their_own(error, says, capsys, monkeypatch):
     monkeypatch.setenv('RANK', '1')
-    with pytest.raises(SystemExit), one_line():
+    with pytest.raises(SystemExit), report_user_errors():
         raise error
     printed = capsys.readouterr().err
     assert printed.startswith(f'{says}error: ') if says else printed == ''
@@ -155,7 +155,7 @@ def test_threads_leave_it_to_the_main_thread(capsys):
         return capsys.readouterr().err
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with one_line():
+    with report_user_errors():
         assert fail(full) == ''
         assert 'RuntimeError: a bug' in fail(RuntimeError('a bug'))
 

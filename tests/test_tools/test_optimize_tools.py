@@ -5,12 +5,12 @@ import re
 import pytest
 import torch
 
-from vovnet.deploy.modes import obstacle
+from vovnet.deploy.optimize.modes import find_obstacle
 
 QUICK = ('--repeats', '2', '--seconds', '0.02', '--max-warm-up', '0.1',
          '--meter', 'none', '--device', 'cpu', '--threads', '1')
 BENCHMARK = 'tools/analysis_tools/benchmark.py'
-BF16 = obstacle('bf16', torch.device('cpu')) is None
+BF16 = find_obstacle('bf16', torch.device('cpu')) is None
 
 
 @pytest.fixture

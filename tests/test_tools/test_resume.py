@@ -8,7 +8,11 @@ import torch
 from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 from vovnet.checkpoints import load_file
-from vovnet.runtime.resume_hook import SeededBatches, SeededItems, seed_all
+from vovnet.engine.hooks.resume_hook import (
+    SeededBatches,
+    SeededItems,
+    seed_all,
+)
 
 # Randomness everywhere: augmentation (RandomResize, RandomFlip) in the
 # configuration, random slopes in the backbone, and a moving average beside.

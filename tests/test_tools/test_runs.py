@@ -16,7 +16,7 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 from tool_runs import CLASSES, ROOT, RUNTIME, hashes
 
-from vovnet.runtime.predict import to_instances
+from vovnet.engine.predict import to_instances
 
 ONE_STEP = '''
 # Two images of one size, one step, no momentum: the change of each weight is

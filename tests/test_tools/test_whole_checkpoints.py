@@ -10,8 +10,8 @@ import torch
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 
-from vovnet.errors import UserError
-from vovnet.runtime import WholeCheckpointHook, WholeFileBackend
+from vovnet.engine import WholeCheckpointHook, WholeFileBackend
+from vovnet.utils.errors import UserError
 
 
 def test_files_are_written_and_replaced(tmp_path):

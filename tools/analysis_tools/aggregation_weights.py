@@ -10,14 +10,14 @@ import sys
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
-from vovnet.analysis import networks
 from vovnet.analysis.aggregation_weights import (
-    aggregation_weights,
+    compute_aggregation_weights,
     draw_blocks,
     write_csv,
 )
-from vovnet.errors import UserError, one_line
-from vovnet.runtime import launch
+from vovnet.engine import build as networks
+from vovnet.engine import launch
+from vovnet.utils.errors import UserError, report_user_errors
 
 SUFFIXES = ('.png', '.pdf', '.svg')
 
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     if not args.out.endswith(SUFFIXES):
@@ -49,7 +49,7 @@ def main() -> None:
         if file:
             launch.check_work_dir(os.path.dirname(file) or '.', option)
     cfg = networks.load_any_config(args.config, args.cfg_options)
-    blocks = aggregation_weights(
+    blocks = compute_aggregation_weights(
         networks.load_network(cfg, args.checkpoint, args.part))
     title = ', '.join(map(os.path.basename, (args.config, args.checkpoint)))
     draw_blocks(blocks, title).savefig(args.out, dpi=120)

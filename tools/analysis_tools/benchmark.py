@@ -17,20 +17,21 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from vovnet.analysis import paper, report
-from vovnet.analysis.benchmark import (
+from vovnet.benchmark import report
+from vovnet.benchmark.inference import (
     Entry,
     Plan,
-    benchmark,
+    benchmark_inference,
     in_modes,
     num_steps,
 )
-from vovnet.analysis.latency import ORDERS
-from vovnet.analysis.networks import PARTS, load_any_config, timm_config
-from vovnet.analysis.subject import DTYPES, TEST_SET, Input
-from vovnet.deploy.modes import MODES
-from vovnet.errors import UserError, one_line
-from vovnet.runtime import launch
+from vovnet.benchmark.latency import ORDERS
+from vovnet.benchmark.model import DTYPES, TEST_SET, Input
+from vovnet.deploy.optimize.modes import MODES
+from vovnet.engine import launch
+from vovnet.engine.build import PARTS, load_any_config, timm_config
+from vovnet.paper import tables as paper
+from vovnet.utils.errors import UserError, report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -147,7 +148,7 @@ def entries(args: argparse.Namespace) -> list[Entry]:
             args.accuracies or [None] * len(names))]
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     report.check_files(args.out, args.overwrite or args.resume)
@@ -176,7 +177,7 @@ def main() -> None:
             total = bar.tasks[0].total + more
             bar.update(task, description=text, total=total, advance=1)
 
-        found = benchmark(networks, how, plan, progress, left=left,
+        found = benchmark_inference(networks, how, plan, progress, left=left,
                           saved=saved, save=lambda found: report.save(
                               found, args.out))
     report.save(found, args.out)

@@ -2,7 +2,7 @@
 
 Sets trained classifiers side by side: accuracy, computation, memory access
 cost, time and memory of a training step, and the weights of Figure 2
-(:mod:`vovnet.analysis.study`). `make study` trains three small ones for it.
+(:mod:`vovnet.paper.cifar_study`). `make study` trains three small ones for it.
 """
 import argparse
 import json
@@ -17,10 +17,10 @@ import vovnet_cli  # isort: skip  # noqa: F401  # first
 import torch
 from rich.console import Console
 
-from vovnet.analysis import study
-from vovnet.analysis.networks import load_any_config
-from vovnet.errors import UserError, one_line
-from vovnet.runtime import launch
+from vovnet.engine import launch
+from vovnet.engine.build import load_any_config
+from vovnet.paper import cifar_study as study
+from vovnet.utils.errors import UserError, report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     names = args.names or [Path(config).stem for config in args.configs]

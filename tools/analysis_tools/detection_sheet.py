@@ -10,10 +10,10 @@ import sys
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
-from vovnet.analysis import detection_sheet, spread
-from vovnet.datasets.check import check_datasets
-from vovnet.errors import UserError, one_line
-from vovnet.runtime import launch, predict
+from vovnet.analysis import draw_detection_sheet, sample_evenly
+from vovnet.engine import launch, predict
+from vovnet.engine.checks.detection_data import check_datasets
+from vovnet.utils.errors import UserError, report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     import mmcv
     from mmdet.registry import DATASETS
@@ -50,8 +50,8 @@ def main() -> None:
     check_datasets(cfg, ('test', ))
     model = predict.load_detector(cfg, args.checkpoint, args.device)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    sheet = detection_sheet(
-        model, dataset, spread(len(dataset), args.num), args.score_thr,
+    sheet = draw_detection_sheet(
+        model, dataset, sample_evenly(len(dataset), args.num), args.score_thr,
         args.columns, with_masks='mask_head' in cfg.model.get('roi_head', {}))
     mmcv.imwrite(sheet[..., ::-1], args.out)
     print(f'{args.out}: {min(args.num, len(dataset))} images, ground truth '

@@ -14,11 +14,11 @@ import vovnet_cli  # isort: skip  # noqa: F401  # first
 from rich.console import Console
 from rich.table import Table
 
-from vovnet.analysis import networks
 from vovnet.analysis.complexity import CONVENTION, Complexity, Cost
-from vovnet.analysis.report import check_files
-from vovnet.errors import one_line
-from vovnet.runtime import launch
+from vovnet.benchmark.report import check_files
+from vovnet.engine import build as networks
+from vovnet.engine import launch
+from vovnet.utils.errors import report_user_errors
 
 COLUMNS = ('parameters\nM', 'multiply-\nadds, G', 'memory\naccess\ncost, M',
            'elements\nM', 'concat,\nMB')
@@ -66,13 +66,13 @@ def table(found: Complexity, per_layer: bool) -> Table:
     return out
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     if args.json:
         check_files([args.json], overwrite=True, option='--json')
     cfg = networks.load_any_config(args.config, args.cfg_options)
-    found = networks.config_complexity(cfg, args.shape, args.part)
+    found = networks.compute_config_complexity(cfg, args.shape, args.part)
     view, console = table(found, args.per_layer), Console()
     if args.per_layer or not console.is_terminal:  # rather long than cut
         console.width = max(80, Console(width=999).measure(view).maximum)

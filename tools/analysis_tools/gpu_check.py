@@ -1,7 +1,7 @@
 """What only a GPU can show to be right: ``gpu_check.py CHECK [CHECK ...]``.
 
 A part of ``make gpu``. What a check is, is in
-:mod:`vovnet.analysis.gpu_checks`.
+:mod:`vovnet.benchmark.gpu_checks`.
 """
 import argparse
 import json
@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
-from vovnet.analysis.gpu_checks import CHECKS
-from vovnet.analysis.latency import MEASURED
-from vovnet.errors import UserError, one_line
-from vovnet.runtime.devices import find_device
+from vovnet.benchmark.gpu_checks import CHECKS
+from vovnet.benchmark.latency import MEASURED
+from vovnet.utils.devices import find_device
+from vovnet.utils.errors import UserError, report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     device, out = find_device(args.device, MEASURED), Path(args.out)

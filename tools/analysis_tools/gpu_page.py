@@ -8,8 +8,8 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
-from vovnet.analysis.gpu_page import DRY, make_page
-from vovnet.errors import UserError, one_line
+from vovnet.paper.gpu_page import DRY, make_page
+from vovnet.utils.errors import UserError, report_user_errors
 
 DOCS = Path(os.path.realpath(__file__)).parents[2] / 'docs/gpu.md'
 
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     text, pictures = make_page(args.results)

@@ -2,7 +2,7 @@
 
 Measures the peak memory and the time of a training step of VoVNet, in each
 mode of ``with_cp``, beside timm's network of the same arch
-(:mod:`vovnet.analysis.training`).
+(:mod:`vovnet.benchmark.training`).
 """
 import argparse
 import os
@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from vovnet.analysis import report, training
-from vovnet.analysis.subject import DTYPES
-from vovnet.errors import UserError, one_line
+from vovnet.benchmark import report, training
+from vovnet.benchmark.model import DTYPES
+from vovnet.utils.errors import UserError, report_user_errors
 
 SETUP = training.Setup()
 
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     report.check_files(args.out, args.overwrite)

@@ -14,7 +14,7 @@ import vovnet_cli  # isort: skip  # noqa: F401  # first
 from tqdm import tqdm
 
 from vovnet.datasets import SHAPE_CLASSES, TEN_CLASSES, make_shape_folders
-from vovnet.errors import one_line
+from vovnet.utils.errors import report_user_errors
 
 EXAMPLES = """examples:
   # the set of configs/demo/classifier_vovnet-27-slim_shapes.py
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     if args.classes == ['ten']:

@@ -13,7 +13,7 @@ import vovnet_cli  # isort: skip  # noqa: F401  # first
 from tqdm import tqdm
 
 from vovnet.datasets import SHAPE_CLASSES, make_shapes
-from vovnet.errors import one_line
+from vovnet.utils.errors import report_user_errors
 
 EXAMPLES = """examples:
   # the set of the demo
@@ -60,7 +60,7 @@ def parse_args():
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main():
     args = parse_args()
     # Stopped in either way, it takes its unfinished folder along.

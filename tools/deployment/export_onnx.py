@@ -2,7 +2,7 @@
 
 The file is run on pictures in ONNX Runtime and, where it is installed, in
 OpenVINO, and is put in place only if it finds what the model finds
-(``vovnet/deploy/verify.py``).
+(``vovnet/deploy/export/verify.py``).
 """
 import argparse
 import os
@@ -13,9 +13,9 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
-from vovnet.deploy import export, verify
-from vovnet.errors import one_line, require
-from vovnet.runtime import launch, predict
+from vovnet.deploy.export import export, verify
+from vovnet.engine import launch, predict
+from vovnet.utils.errors import report_user_errors, require_package
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,11 +67,11 @@ def versions() -> str:
     return ', '.join(found)
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     out = args.out or Path(args.config).with_suffix('.onnx').name
-    require(verify.BACKENDS[0], 'the check after an export')
+    require_package(verify.BACKENDS[0], 'the check after an export')
     cfg = launch.load_config(args.config, args.cfg_options)
     launch.check_work_dir(str(Path(out).parent), '--out')
     model = predict.load_detector(cfg, args.checkpoint, 'cpu')

@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.join(
 import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.checkpoints import download_weights
 from vovnet.checkpoints.metafiles import INDEX, all_weights
-from vovnet.errors import one_line
+from vovnet.utils.errors import report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     if args.list:

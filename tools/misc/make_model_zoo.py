@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.checkpoints import update_page
-from vovnet.errors import UserError, one_line
+from vovnet.utils.errors import UserError, report_user_errors
 
 ROOT = os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..')
 
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     page = os.path.relpath(args.page)

@@ -12,8 +12,8 @@ sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.checkpoints import convert_detectron2
-from vovnet.errors import one_line
-from vovnet.runtime import launch
+from vovnet.engine import launch
+from vovnet.utils.errors import report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     found = convert_detectron2(

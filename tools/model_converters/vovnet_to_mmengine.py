@@ -10,9 +10,9 @@ import sys
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
-import vovnet.runtime  # noqa: F401  # registers whole files
+import vovnet.utils.atomic_file  # noqa: F401  # registers whole files
 from vovnet.checkpoints import TARGETS, convert
-from vovnet.errors import one_line
+from vovnet.utils.errors import report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@one_line()
+@report_user_errors()
 def main() -> None:
     args = parse_args()
     weights, written = convert(

@@ -9,4 +9,4 @@ model = dict(
     bbox_head=dict(
         in_channels=(*in_channels, 256), feat_channels=96, inter_planes=None))
 # The order in which a CPU computes convolutions fastest.
-custom_hooks = [dict(type='vovnet.runtime.ChannelsLastHook')]
+custom_hooks = [dict(type='vovnet.engine.ChannelsLastHook')]

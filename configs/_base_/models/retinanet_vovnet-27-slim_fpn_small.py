@@ -21,4 +21,4 @@ model = dict(
         # Anchors of 24 to 305 px.
         anchor_generator=dict(octave_base_scale=3, strides=[8, 16, 32, 64])))
 # The order in which a CPU computes convolutions fastest.
-custom_hooks = [dict(type='vovnet.runtime.ChannelsLastHook')]
+custom_hooks = [dict(type='vovnet.engine.ChannelsLastHook')]

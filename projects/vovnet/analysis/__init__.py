@@ -1,13 +1,14 @@
-"""What a detector does and what it costs."""
-from .aggregation_weights import BlockWeights, aggregation_weights
-from .benchmark import Entry, Plan, Report, Result, benchmark
-from .complexity import Complexity, complexity
-from .detection_sheet import detection_sheet, spread
-from .networks import config_complexity
-from .subject import Input
+"""What a model computes and detects."""
+from .aggregation_weights import BlockWeights, compute_aggregation_weights
+from .complexity import (
+    Complexity,
+    compute_complexity,
+    compute_config_complexity,
+)
+from .detection_sheet import draw_detection_sheet, sample_evenly
 
 __all__ = [
-    'BlockWeights', 'Complexity', 'Entry', 'Input', 'Plan', 'Report', 'Result',
-    'aggregation_weights', 'benchmark', 'complexity', 'config_complexity',
-    'detection_sheet', 'spread'
+    'BlockWeights', 'Complexity', 'compute_aggregation_weights',
+    'compute_complexity', 'compute_config_complexity', 'draw_detection_sheet',
+    'sample_evenly'
 ]

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from mmcv.cnn import DepthwiseSeparableConvModule
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..models.backbones.cifar import CIFARNet, DenseBlock
 from ..models.backbones.vovnet import OSABlock
+from ..utils.errors import UserError
 
 FIELDS = ('block', 'source', 'layer', 'value', 'normalised')
 
@@ -55,7 +55,7 @@ class _Column(NamedTuple):
     weights: Sequence[Tensor]
 
 
-def aggregation_weights(network: nn.Module) -> list[BlockWeights]:
+def compute_aggregation_weights(network: nn.Module) -> list[BlockWeights]:
     """Measure by which weights the layers of each block take their sources.
 
     The columns of an :class:`~vovnet.models.backbones.vovnet.OSABlock` of n
@@ -234,7 +234,7 @@ def write_csv(blocks: Sequence[BlockWeights], path: str | os.PathLike
     """Write a row for each connection, with the columns of ``FIELDS``.
 
     Args:
-        blocks (Sequence[BlockWeights]): From :func:`aggregation_weights`.
+        blocks (Sequence[BlockWeights]): From :func:`compute_aggregation_weights`.
         path (str | os.PathLike): The file; it is replaced. Numbers are
             written in full: reading them gives the same float64.
     """

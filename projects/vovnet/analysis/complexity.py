@@ -18,17 +18,22 @@ counter's reading.
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 import torchvision  # noqa: F401  # defines torch.ops.torchvision
+from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from ..engine.build import build_network, input_shape
+from ..utils.dummy_forward import get_max_proposals, run_network
+from ..utils.errors import UserError
 
 CONVENTION = (
     'Multiply-adds (MACs) of convolutions and matrix products; FLOPs are '
@@ -88,7 +93,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Complexity:
-    """What :func:`complexity` finds.
+    """What :func:`compute_complexity` finds.
 
     Attributes:
         input: Shape of the network's input.
@@ -124,7 +129,7 @@ class Complexity:
             notes=list(self.notes))
 
 
-def complexity(network: nn.Module, images: Tensor | Sequence[int],
+def compute_complexity(network: nn.Module, images: Tensor | Sequence[int],
                run: Callable[[nn.Module, Tensor], Any] | None = None,
                ) -> Complexity:
     """Run a network once, in eval mode, and count what it costs.
@@ -308,3 +313,38 @@ _COSTS = {
     aten.baddbmm: lambda out, bias, a, b: _product(out, a, b, bias),
     aten.cat: _cat,
 }
+
+
+def compute_config_complexity(cfg: Config, shape: list[int] | None = None,
+                      part: str = 'detector') -> Complexity:
+    """Count what the network of a config costs for one image.
+
+    Args:
+        cfg (Config): A detector's or a classifier's.
+        shape (list[int], optional): See :func:`input_shape`.
+        part (str): See :func:`build_network`.
+
+    Returns:
+        Complexity: See :func:`vovnet.analysis.complexity.compute_complexity`.
+
+    Raises:
+        UserError: If the config has no backbone, or the network cannot run
+            on such an image.
+    """
+    network = build_network(cfg, part)
+    images = input_shape(cfg, shape, part)
+    try:
+        found = compute_complexity(network, images, run_network)
+    except Exception as error:
+        reason = str(error).strip().split('\n')[0] or type(error).__name__
+        raise UserError(
+            f'config {cfg.filename}: {type(network).__name__} cannot run on '
+            f'zeros of shape {"x".join(map(str, images))} ({reason}); try '
+            'another --shape, or --part backbone') from error
+    if count := get_max_proposals(network):
+        found = replace(found, notes=[
+            f'roi_head: {count} proposals for the image (test_cfg.rpn.'
+            'max_per_img, the most there can be), as mmdet passes them: the '
+            'mask head of Mask R-CNN gets the first 100. Where NMS leaves '
+            'fewer, what is counted is an upper bound.'])
+    return found

@@ -23,7 +23,7 @@ _TITLE_HEIGHT = 28
 _GAP = 8
 
 
-def spread(length: int, count: int) -> list[int]:
+def sample_evenly(length: int, count: int) -> list[int]:
     """Pick indices evenly, the first one included.
 
     Args:
@@ -37,7 +37,7 @@ def spread(length: int, count: int) -> list[int]:
     return [i * length // count for i in range(count)]
 
 
-def detection_sheet(model: nn.Module, dataset: BaseDataset,
+def draw_detection_sheet(model: nn.Module, dataset: BaseDataset,
                     indices: Sequence[int], score_thr: float = 0.3,
                     columns: int = 3, cell: int = 320,
                     with_masks: bool = False,

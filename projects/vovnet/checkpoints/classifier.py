@@ -7,8 +7,8 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from ..errors import UserError
-from .weights import Weights, to_scheme
+from ..utils.errors import UserError
+from .weights import Weights, export_weights
 
 
 def to_classifier(weights: Weights) -> 'OrderedDict[str, Tensor]':
@@ -31,7 +31,7 @@ def to_classifier(weights: Weights) -> 'OrderedDict[str, Tensor]':
         raise UserError('holds a backbone without a classifier; convert it '
                         "--to mmengine, which init_cfg=dict(type='Pretrained')"
                         ' takes')
-    state = to_scheme(weights._replace(state_dict=backbone), 'mmengine',
+    state = export_weights(weights._replace(state_dict=backbone), 'mmengine',
                       'backbone.')
     state.update(head)
     return state

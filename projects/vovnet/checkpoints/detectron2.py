@@ -25,12 +25,12 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from ..errors import UserError
-from .dialect import Normalization
-from .images import given_images, remember
-from .match import is_detectron2, load_whole
+from ..utils.errors import UserError
+from .compare import is_detectron2, load_strict
+from .known_weights import DETECTRON2
+from .normalization import given_images, remember
 from .publish import save_weights
-from .published import DETECTRON2
+from .variant import Normalization
 from .weights import Weights, fit, interpret, unwrap
 
 BACKBONE = 'backbone.bottom_up.'
@@ -180,7 +180,7 @@ def load_detectron2(model: nn.Module, checkpoint: Mapping, source: str
         value = tensors[key]
         state[name] = (value.reshape(()) if shapes.get(name) == ()
                        and value.numel() == 1 else value)
-    load_whole(model, state, source)
+    load_strict(model, state, source)
     remember(model.backbone, source, pixels)
     return Detector(weights, renamed, compared, left_out)
 

@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 TIMEOUT = 30  # seconds without a byte
 WAITS = (1, 2, 4, 8)  # seconds before each further attempt

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from ..errors import UserError
-from .published import PUBLISHED, Published
+from ..utils.errors import UserError
+from .known_weights import PUBLISHED, Published
 
 INDEX = str(Path(__file__).parents[1] / '.mim' / 'model-index.yml')
 
@@ -21,7 +21,7 @@ def find_weights(name: str, index: str) -> Published:
     """Look a name up.
 
     Args:
-        name: A key of :data:`~vovnet.checkpoints.published.PUBLISHED`, or the
+        name: A key of :data:`~vovnet.checkpoints.known_weights.PUBLISHED`, or the
             name of a model in a metafile.
         index: Path of ``model-index.yml``; may be missing.
 
@@ -52,7 +52,7 @@ def checksum_of(url: str) -> str:
     """What is known of a file by its address, whoever asks for it.
 
     Args:
-        url: As in :data:`~vovnet.checkpoints.published.PUBLISHED`, or as
+        url: As in :data:`~vovnet.checkpoints.known_weights.PUBLISHED`, or as
             ``Weights`` in a metafile of this project.
 
     Returns:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .metafiles import read_index
 
 BEGIN = '<!-- begin: written by tools/misc/make_model_zoo.py -->'

@@ -12,11 +12,11 @@ from mmengine.model.weight_init import update_init_info
 from mmengine.registry import FUNCTIONS, WEIGHT_INITIALIZERS
 from torch import Tensor
 
-from ..errors import UserError
 from ..models import VoVNet
-from .dialect import Normalization, fold_normalization
-from .images import remember
-from .match import match
+from ..utils.errors import UserError
+from .compare import match_weights
+from .normalization import remember
+from .variant import Normalization, fold_normalization
 from .weights import adapt, fit, read_weights, spoken_by
 
 
@@ -36,7 +36,7 @@ class PretrainedVoVNet:
         data_preprocessor: That of the detector (mean, std, bgr_to_rgb). If it
             is given, and the weights were trained with another std or order
             of channels, the difference is folded into the first convolution.
-            Without it :func:`~vovnet.checkpoints.check_images` refuses such a
+            Without it :func:`~vovnet.checkpoints.check_normalization` refuses such a
             difference.
         trained_with: How the images of the weights were normalised (mean,
             std, bgr_to_rgb), where the file does not tell, or tells wrong.
@@ -100,7 +100,7 @@ class PretrainedVoVNet:
 
 def _load(module: VoVNet, state: Mapping[str, Tensor], source: str) -> str:
     """Fill the backbone; every tensor of it must be there."""
-    found = match(module, state)
+    found = match_weights(module, state)
     missing, unexpected, loaded = (
         # A count that the forward pass does not read, and old files lack.
         [k for k in keys if not k.endswith('num_batches_tracked')]

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..utils.atomic_file import WholeFileBackend
+from ..utils.errors import UserError
 from .classifier import to_classifier
-from .match import get_state_dict
+from .compare import get_state_dict
 from .safe_load import NOTE, load_file
-from .weights import Weights, read_weights, to_scheme
-from .whole_file import WholeFileBackend
+from .weights import Weights, export_weights, read_weights
 
 # What the converter offers: a naming scheme, and what to put before it.
 TARGETS = dict(
@@ -72,7 +72,7 @@ def convert(source: str, target: str, to: str = 'mmengine',
             state dict, as those libraries expect.
         to: A key of :data:`TARGETS`; 'mmpretrain' gives a whole classifier.
         prefix: As for ``read_weights``.
-        images: As for :func:`~vovnet.checkpoints.to_scheme`.
+        images: As for :func:`~vovnet.checkpoints.export_weights`.
 
     Returns:
         tuple[Weights, int]: What was read, and how many tensors were
@@ -86,7 +86,7 @@ def convert(source: str, target: str, to: str = 'mmengine',
     weights = read_weights(source, prefix)
     try:
         state = (to_classifier(weights) if to == 'mmpretrain' else
-                 to_scheme(weights, *TARGETS[to], images))
+                 export_weights(weights, *TARGETS[to], images))
     except UserError as error:
         raise UserError(f'{source}: {error}') from error
     ours = TARGETS[to][0] == 'mmengine'

@@ -38,10 +38,10 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .download import fetch, not_weights, unwrapped
 from .metafiles import checksum_of
-from .pickled import examine
+from .pickle_scan import examine
 
 
 class _History(HistoryBuffer):

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .download import mismatch
 from .safe_load import load_file
 

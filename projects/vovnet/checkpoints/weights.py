@@ -11,13 +11,13 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import UserError
 from ..models import VoVNet
-from . import dialect as d
-from .dialect import Dialect, Normalization
-from .images import wanted_images
-from .published import customary, normalization
-from .schemes import SCHEMES, detect, own_scheme, translate
+from ..utils.errors import UserError
+from . import variant as d
+from .key_maps import SCHEMES, detect, own_scheme, translate
+from .known_weights import customary, normalization
+from .normalization import wanted_images
+from .variant import Dialect, Normalization
 
 
 class Weights(NamedTuple):
@@ -28,7 +28,7 @@ class Weights(NamedTuple):
         arch: The value of ``arch`` that they are for.
         dialect: The options that they are for.
         scheme: The naming scheme of the file, a key of
-            :data:`~vovnet.checkpoints.schemes.SCHEMES`.
+            :data:`~vovnet.checkpoints.key_maps.SCHEMES`.
         prefix: What stood before the names in the file.
         left_out: The file's other names.
     """
@@ -373,13 +373,13 @@ def _options(values: Mapping[str, Any]) -> str:
     return ', '.join(f'{k}={v!r}' for k, v in values.items())
 
 
-def to_scheme(weights: Weights, scheme: str, prefix: str = '',
+def export_weights(weights: Weights, scheme: str, prefix: str = '',
               images: str | None = None) -> 'OrderedDict[str, Tensor]':
     """Name weights as another library does.
 
     Args:
         weights: What :func:`read_weights` returned.
-        scheme: A key of :data:`~vovnet.checkpoints.schemes.SCHEMES`.
+        scheme: A key of :data:`~vovnet.checkpoints.key_maps.SCHEMES`.
         prefix: Put before each name.
         images: Where those who use such files normalise images otherwise
             than the weights want: 'fold' the difference into the stem, or

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..errors import UserError
+from ..utils.errors import UserError
 from .shapes import (
     MIN_SIZE,
     RECORD,

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ..errors import UserError
+from ..utils.errors import UserError
 
 SPLITS = ('train', 'val')
 LAYOUTS = ('coco', 'voc')

@@ -1,5 +1,5 @@
 """Fused inference, export and runtimes.
 
-Imports nothing by itself: ``vovnet.deploy.runtime`` works where torch is not
+Imports nothing by itself: ``vovnet.deploy.onnx.detector`` works where torch is not
 installed.
 """

@@ -1,0 +1,1 @@
+"""Trained detectors to ONNX files, verified against the model."""

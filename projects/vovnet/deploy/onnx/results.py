@@ -1,0 +1,124 @@
+"""Detections as a picture and as JSON, without torch.
+
+Own work. The fields of the JSON are those of ``vovnet/engine/predict.py``,
+except that masks are COCO's run lengths as numbers, not compressed;
+``pycocotools.mask.frPyObjects`` reads them.
+"""
+import colorsys
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ...utils.image_files import choose_output_files
+from .detector import Detections, Detector
+
+
+def detect_files(detector: Detector, root: Path, images: Sequence[Path],
+                 out_dir: Path, score_thr: float = 0.3
+                 ) -> Iterator[tuple[Path, int | None]]:
+    """Detect in images, and write a picture and a JSON file for each.
+
+    Args:
+        detector: The detector.
+        root: The folder that all images are in.
+        images: The images.
+        out_dir: The folder for ``vis/<image>`` and ``preds/<image>.json``.
+        score_thr: The lowest score that is drawn and written.
+
+    Yields:
+        tuple: Each image and its number of detections, None if it could not
+        be read or is too narrow to be resized.
+
+    Raises:
+        UserError: If a result would replace an image or another result.
+    """
+    for image, (picture, record) in zip(
+            images, choose_output_files(root, images, out_dir)):
+        pixels = cv2.imread(str(image))
+        try:
+            found = None if pixels is None else detector.detect(pixels)
+        except cv2.error:  # too narrow to be resized
+            found = None
+        if found is None:
+            yield image, None
+            continue
+        found = found.above(score_thr)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(picture), draw(pixels, found, detector.classes))
+        record.write_text(json.dumps(dict(
+            image=str(image), height=pixels.shape[0], width=pixels.shape[1],
+            instances=to_instances(found, detector.classes))))
+        yield image, len(found.scores)
+
+
+def to_instances(found: Detections, classes: Sequence[str]) -> list[dict]:
+    """Write detections as JSON has them.
+
+    Args:
+        found: In px of the picture.
+        classes: Names of the classes.
+
+    Returns:
+        list[dict]: Best first: ``label``, ``class``, ``score``, ``bbox`` and,
+        where there are masks, ``mask``.
+    """
+    instances = [
+        {'label': label, 'class': classes[label], 'score': score, 'bbox': box}
+        for label, score, box in zip(*(x.tolist() for x in (
+            found.labels, found.scores, found.boxes)))]
+    if found.masks is not None:
+        for instance, mask in zip(instances, found.masks):
+            instance['mask'] = dict(size=list(mask.shape),
+                                    counts=run_lengths(mask))
+    return instances
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """Count pixels column by column: outside, inside, outside, ...
+
+    Args:
+        mask: (height, width), bool.
+
+    Returns:
+        list[int]: COCO's uncompressed run lengths.
+    """
+    pixels = mask.T.ravel()
+    changes = np.flatnonzero(np.diff(pixels, prepend=False))
+    return np.diff(changes, prepend=0, append=len(pixels)).tolist()
+
+
+def draw(image: np.ndarray, found: Detections,
+         classes: Sequence[str]) -> np.ndarray:
+    """Draw boxes, masks and names over a picture.
+
+    Args:
+        image: BGR, (height, width, 3), uint8.
+        found: In px of it.
+        classes: Names of the classes, each of which has a colour.
+
+    Returns:
+        np.ndarray: A picture of the same shape.
+    """
+    image = image.copy()
+    for i in reversed(range(len(found.scores))):  # the best on top
+        label = int(found.labels[i])
+        colour = [round(255 * part) for part in colorsys.hsv_to_rgb(
+            label / len(classes), 0.9, 1.0)]
+        if found.masks is not None:
+            inside = found.masks[i]
+            image[inside] = (image[inside] * 0.5
+                             + np.array(colour) * 0.5).astype(np.uint8)
+        x1, y1, x2, y2 = found.boxes[i].round().astype(int).tolist()
+        cv2.rectangle(image, (x1, y1), (x2, y2), colour, 1)
+        text = f'{classes[label]} {found.scores[i]:.2f}'
+        font = cv2.FONT_HERSHEY_SIMPLEX, 0.35
+        (width, height), below = cv2.getTextSize(text, *font, 1)
+        bottom = max(y1 - below, height)
+        cv2.rectangle(image, (x1, bottom - height),
+                      (x1 + width, bottom + below), (0, 0, 0), cv2.FILLED)
+        cv2.putText(image, text, (x1, bottom), *font, colour, 1, cv2.LINE_AA)
+    return image

@@ -1,0 +1,1 @@
+"""Faster copies of a trained model: folding, compilation, other precision."""

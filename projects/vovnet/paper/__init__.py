@@ -1,0 +1,1 @@
+"""The VoVNet paper's tables and studies, measured again."""
