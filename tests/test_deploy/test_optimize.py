@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import densenet121, resnet18
 
 from vovnet.deploy.optimize import apply as deploy
+from vovnet.deploy.optimize import modes
 from vovnet.deploy.optimize.apply import difference, fastest, optimize
 from vovnet.deploy.optimize.folding import (
     OneDNNConv2d,
@@ -162,6 +163,7 @@ def test_what_is_compiled(name, mode, monkeypatch, any_bf16):
 
     real = torch.compile
     monkeypatch.setattr(torch, 'compile', compile)
+    monkeypatch.setattr(modes, '_no_compiler', lambda cuda: None)
     torch._dynamo.reset()
     plain, _ = build(name)
     fast = optimize(plain, mode, IMAGES[:1])
@@ -200,6 +202,8 @@ def test_one_step_of_cuda_graphs_for_all_parts(mode, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(modes._no_compiler(cuda=False)),
+                    reason='torch.compile needs a C++ compiler')
 def test_really_compiled():
     tiny = dict(num_blocks=(1, ), num_layers=1, stem_channels=(8, 8, 8),
                 stage_channels=(8, ), aggregated_channels=(16, ))
