@@ -9,7 +9,8 @@ from torch import nn
 from vovnet.models import VoVNet, arch_settings
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / 'README.md', ROOT / 'projects/vovnet/README.md',
+PAGES = [*sorted(ROOT.glob('*.md')), ROOT / 'configs/README.md',
+         ROOT / 'projects/vovnet/README.md',
          *sorted((ROOT / 'docs').glob('*.md'))]
 
 
@@ -42,7 +43,7 @@ def count(model):
 
 
 def test_table_of_architectures():
-    rows = list(table(PAGES[0], '`arch`'))
+    rows = list(table(ROOT / 'docs/backbone.md', '`arch`'))
     assert [row[0] for row in rows] == list(arch_settings)
     for arch, params, strided, pooled, channels in rows:
         model = VoVNet(arch, stem='strided')

@@ -27,7 +27,7 @@ batch_size = 4
 load_from = None
 # ----------------------------------------------------------------------------
 
-normalise = dict(
+normalize = dict(
     mean=[103.53, 116.28, 123.675], std=[1., 1., 1.], bgr_to_rgb=False)
 model = dict(
     backbone=dict(
@@ -36,7 +36,7 @@ model = dict(
             type='Pretrained',
             checkpoint='timm://ese_vovnet39b.ra_in1k',
             # timm's weights saw RGB and another std; see docs/weights.md.
-            data_preprocessor=normalise)),
+            data_preprocessor=normalize)),
     roi_head=dict(bbox_head=dict(num_classes=len(classes))))
 
 train_cfg = dict(

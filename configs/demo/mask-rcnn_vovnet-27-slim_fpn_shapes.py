@@ -2,7 +2,7 @@
 # so that a training step takes a CPU well under a second per image.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
-    '../_base_/datasets/shapes_instance.py',
+    '../_base_/datasets/shapes_detection.py',
     '../_base_/schedules/adamw_small.py', '../_base_/default_runtime.py'
 ]
 num_classes = 5
@@ -40,6 +40,17 @@ model = dict(
         rcnn=dict(sampler=dict(num=32))),
     test_cfg=dict(
         rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=50)))
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=_base_.scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
+    dict(type='PackDetInputs')
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_evaluator = dict(metric=['bbox', 'segm'])
+test_evaluator = val_evaluator
 
 # 4 epochs x 1400 images / 8 = 700 iterations.
 max_epochs = 4

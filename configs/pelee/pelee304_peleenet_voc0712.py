@@ -1,5 +1,5 @@
 # Pelee: 70.9 mAP (VoVNet paper's Table 2 and its own). 120k iterations of 32
-# images, the rate of 0.005 divided by 10 after 80k and 100k; neither colours
+# images, the rate of 0.005 divided by 10 after 80k and 100k; neither colors
 # are distorted nor images expanded (Robert-JunWang/Pelee@033dfd6,
 # train_voc.py). It starts from ImageNet weights there, from random ones here.
 _base_ = [

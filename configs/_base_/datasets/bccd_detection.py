@@ -1,5 +1,5 @@
 # BCCD: 364 microscope photographs of blood, 640x480, in VOC's format: 205 for
-# training, 87 for validation, 72 for the test (MIT licence,
+# training, 87 for validation, 72 for the test (MIT license,
 # https://github.com/Shenggan/BCCD_Dataset). It is small, and red cells lie
 # everywhere, so that SSD's crops are not needed: scales and flips are enough.
 # It is looked for in data/bccd, or where the environment's BCCD_ROOT says.

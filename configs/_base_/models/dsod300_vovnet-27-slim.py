@@ -4,7 +4,7 @@
 # parameters (5.9 M) and multiply-adds (5.6 G) speak for this reading.
 #
 # Maps of 37, 18, 9, 5, 3 and 2 px: 8108 priors. The last scale has DSOD's
-# step of 300 px on four cells: three of them have their centre outside of the
+# step of 300 px on four cells: three of them have their center outside of the
 # image. As in Caffe their priors are matched and learn to be background, and
 # what they detect is clipped to nothing or next to nothing.
 in_channels = [256, 384, 512]

@@ -1,5 +1,5 @@
 # RefineDet's own network: VGG-16, no batch norm, no residual blocks before the
-# predictors, the first two sources scaled to a learnt length.
+# predictors, the first two sources scaled to a learned length.
 _base_ = './refinedet_vovnet-39.py'
 in_channels = (512, 512, 1024)
 model = dict(

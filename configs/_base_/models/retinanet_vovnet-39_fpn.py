@@ -1,4 +1,4 @@
-# VoVNet before mmdet's RetinaNet. Synchronised batch norm learns from
+# VoVNet before mmdet's RetinaNet. Synchronized batch norm learns from
 # the images of all GPUs, so that the backbone may start from random or from
 # ImageNet weights and nothing is frozen; in a single process MMEngine makes
 # it batch norm.
