@@ -1,5 +1,5 @@
-# faster-rcnn_vovnetv2-39_fpn_d2-3x_coco.py with V2-19 and "FPNLite": the pyramid
-# has 128 channels instead of 256, and so has what reads it.
+# faster-rcnn_vovnetv2-39_fpn_d2-3x_coco.py with V2-19 and "FPNLite": the
+# pyramid has 128 channels instead of 256, and so has what reads it.
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
     '../_base_/datasets/coco_detection_d2.py',
