@@ -83,8 +83,8 @@ def test_classes_share_grounds_and_colours():
     first = [draw_scene('train', 128 * 7, 64, 0, (name, ), 1)
              for name in SHAPE_CLASSES]
     for scene in first[1:]:
-        np.testing.assert_array_equal(scene.shapes[0].colours,
-                                      first[0].shapes[0].colours)
+        np.testing.assert_array_equal(scene.shapes[0].colors,
+                                      first[0].shapes[0].colors)
         # Pixels at a shape's border have some of its colour.
         shapes = (scene.ids + first[0].ids > 0).astype(np.uint8)
         both = cv2.dilate(shapes, np.ones((3, 3), np.uint8)) == 0
@@ -165,7 +165,7 @@ def test_bad_arguments(tmp_path, wrong, said):
 
 
 def test_more_shapes_than_there_is_room_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(shape_folders, '_DRAWS', 2)
+    monkeypatch.setattr(shape_folders, '_ATTEMPTS', 2)
     with pytest.raises(UserError, match='no room in 32 px; ask for fewer'):
         make_shape_folders(tmp_path / 'set', 1, 1, 32, classes=(
             '+'.join(30 * ['circle']), ))

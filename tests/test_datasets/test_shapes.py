@@ -105,7 +105,7 @@ def test_polygons_reproduce_any_mask(density):
 
 def test_facts_of_a_mask_are_consistent(scenes):
     for scene in scenes:
-        for k, instance in enumerate(scene.instances(), 1):
+        for k, instance in enumerate(scene.list_instances(), 1):
             mask = scene.ids == k
             polygons = instance['segmentation']
             np.testing.assert_array_equal(decode(polygons, 160), mask)
@@ -130,7 +130,7 @@ def test_masks_are_the_visible_parts_of_the_outlines(size):
             return (shares[k] >= least) & np.all(
                 [share < later for share in shares[k + 1:]], axis=0)
 
-        for k, instance in enumerate(scene.instances()):
+        for k, instance in enumerate(scene.list_instances()):
             mask = decode(instance['segmentation'], size)
             # Pixels that are clearly seen, and those that may be.
             assert mask[seen(k, 0.6, 0.4)].all()
@@ -167,7 +167,7 @@ def test_an_instance_shows_its_own_paint_in_its_mask(scenes):
             mask = cv2.erode((scene.ids == k).astype(np.uint8),
                              np.ones((3, 3)), borderValue=0)
             pixels = scene.image[mask > 0].astype(float)
-            start, end = shape.colours.astype(float)
+            start, end = shape.colors.astype(float)
             step = end - start
             along = np.clip((pixels - start) @ step / (step @ step), 0, 1)
             off = np.linalg.norm(pixels - start - along[:, None] * step,
@@ -244,7 +244,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
     first = draw_scene('train', 3)
     again = draw_scene('train', 3)
     np.testing.assert_array_equal(first.image, again.image)
-    assert first.instances() == again.instances()
+    assert first.list_instances() == again.instances()
     for other in (draw_scene('val', 3), draw_scene('train', 4),
                   draw_scene('train', 3, seed=1)):
         assert (other.image != first.image).mean() > 0.5
