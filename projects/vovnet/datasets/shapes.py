@@ -105,9 +105,8 @@ class Scene:
         """Describe the visible part of every shape.
 
         Returns:
-            Dictionaries with ``name``, ``segmentation`` (as in
-            :func:`trace_polygons`), ``area`` in px and ``bbox`` (x, y, width
-            and height in px).
+            Dictionaries with ``name``, ``segmentation`` (polygons), ``area``
+            and ``bbox`` (x, y, width, height), all in px.
         """
         instances = []
         for k, shape in enumerate(self.shapes, 1):
@@ -233,12 +232,7 @@ def _place_outline(rng: np.random.Generator, corners: np.ndarray,
 
 def _compute_coverage(outline: np.ndarray, size: int
                       ) -> tuple[tuple[slice, slice], np.ndarray]:
-    """Compute how much of each pixel a polygon covers.
-
-    Returns:
-        Rows and columns of the image that hold the polygon, and the covered
-        share, 0 to 1, of each pixel there, float32.
-    """
+    """Return a polygon's rows and columns, and the covered share of pixels."""
     low = np.floor(outline.min(axis=0)).clip(0, size).astype(int)
     high = np.ceil(outline.max(axis=0)).clip(0, size).astype(int)
     window = slice(low[1], high[1]), slice(low[0], high[0])
@@ -294,11 +288,7 @@ def _draw_shape_colors(rng: np.random.Generator,
 
 def _draw_texture(rng: np.random.Generator, height: int, width: int,
                   colors: np.ndarray) -> np.ndarray:
-    """Draw a pattern of two colors and some grain.
-
-    Returns:
-        BGR, (height, width, 3), float32.
-    """
+    """Draw a pattern of two colors and some grain, as float32 BGR."""
     side = max(height, width)
     period = side * rng.uniform(0.1, 0.35)
     angle = rng.uniform(0, 2 * np.pi)

@@ -178,13 +178,10 @@ def roi_align_backward(grad_output, rois, argmax_y, argmax_x, grad_input,
 
 # ----------------------------------------------------------------- losses
 def _compute_sigmoid_focal_terms(input, target, weight, gamma, alpha):
-    """Compute what the loss and its gradient share, for each class.
+    """Return scale * (1 - p)^gamma, 1 - p, log p and the sign of z.
 
     With z the logit, negated where the class is not the target, and
-    p = sigmoid(z), the loss is -scale (1 - p)^gamma log p.
-
-    Returns:
-        (N, C) each: scale * (1 - p)^gamma, 1 - p, log p and the sign of z.
+    p = sigmoid(z), the loss is -scale (1 - p)^gamma log p, (N, C).
     """
     input, = _widen(input)
     num_classes = input.size(1)

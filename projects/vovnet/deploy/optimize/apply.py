@@ -244,15 +244,10 @@ def _wrap_parts(model: nn.Module, mode: Mode, device: torch.device) -> None:
 def _wrap(part: nn.Module, dtype: torch.dtype, device: torch.device,
           kernels: Callable[[Callable], Callable] | None = None,
           starts: bool = False, ends: bool = False) -> None:
-    """Replace a part's forward by a faster one.
+    """Replace a part's forward by one with other precision and kernels.
 
-    Args:
-        part: Module to change.
-        dtype: Precision of convolutions and matrix products.
-        device: Where it runs.
-        kernels: Compiles or records a forward function.
-        starts: It is the first of several compiled parts.
-        ends: Decoding follows, so it returns single precision.
+    A part that ``starts`` is the first of several compiled ones. A part that
+    ``ends`` is followed by decoding, so it returns single precision.
     """
     is_extractor = isinstance(part, BaseRoIExtractor)
     autocast = dtype != torch.float32 and not is_extractor

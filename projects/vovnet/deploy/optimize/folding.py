@@ -33,7 +33,7 @@ def fold_norms(model: nn.Module, run: Callable[[], Any]) -> int:
         run: Runs the model on any inputs.
 
     Returns:
-        Number of convolutions that took in a norm.
+        Number of folded convolutions.
     """
     _separate_shared_modules(model)
     pairs = {
@@ -163,19 +163,12 @@ def _watch_outputs(model: nn.Module, run: Callable[[], Any],
 
 
 class _OutputWatcher(TorchDispatchMode):
-    """Records what reads the outputs of a model's convolutions.
-
-    Args:
-        model: Its convolutions are watched.
-        reader_type: Class of the modules that may read them.
-
-    Attributes:
-        outputs: Convolutions and their outputs, by the outputs' ids. Outputs
-            are kept, because Python reuses the ids of freed tensors.
-    """
+    """Records which modules of a type read convolutions' outputs alone."""
 
     def __init__(self, model: nn.Module, reader_type: type) -> None:
         super().__init__()
+        # Convolutions and their outputs, by the outputs' ids. Outputs are
+        # kept, because Python reuses the ids of freed tensors.
         self.outputs = {}
         self._intact = set()  # ids of outputs that were not overwritten
         self._readers = defaultdict(list)  # by id; None is another use
