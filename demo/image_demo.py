@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
-from vovnet.deploy.optimize.apply import optimize_for
+from vovnet.deploy.optimize.apply import optimize_for_batch
 from vovnet.engine import launch, predict
 from vovnet.utils.errors import report_user_errors
 from vovnet.utils.image_files import print_results
@@ -50,7 +50,7 @@ def main() -> None:
     print_results(predict.detect(
         model, cfg, root, images, args.out_dir, args.score_thr,
         args.batch_size, args.optimize and partial(
-            optimize_for, mode=args.optimize, progress=print)),
+            optimize_for_batch, mode=args.optimize, progress=print)),
         lambda read: f'Results of {read} images are in {args.out_dir}')
 
 

@@ -15,11 +15,11 @@ sys.path.insert(0, str(ROOT / 'projects'))  # also where it is not installed
 
 @pytest.fixture
 def any_bf16(monkeypatch):
-    """Let processors without bf16 imitate it: oneDNN refuses, torch does."""
+    """Let processors without bf16 emulate it: oneDNN refuses, torch does."""
     import torch
 
     from vovnet.deploy.optimize import modes
     if modes.find_obstacle('bf16', torch.device('cpu')):
-        monkeypatch.setattr(modes, '_cpu_has_bf16', lambda: True)
+        monkeypatch.setattr(modes, '_has_native_bf16', lambda cuda: True)
         monkeypatch.setattr(torch.backends.mkldnn, 'is_available',
                             lambda: False)

@@ -102,7 +102,7 @@ def test_nothing_is_compiled_twice(tiny, how, monkeypatch):
     real = torch.compile
     monkeypatch.setattr(torch, 'compile', lambda forward, fullgraph, mode: (
         real(forward, fullgraph=fullgraph, backend=count)))
-    monkeypatch.setattr(modes, '_no_compiler', lambda cuda: None)
+    monkeypatch.setattr(modes, '_find_missing_compiler', lambda cuda: None)
     torch._dynamo.reset()
     subject = Subject(tiny, how, mode='compile')
     built = len(graphs)

@@ -1,9 +1,4 @@
-"""The generated set against its pixels, its readers and its promises.
-
-Expected masks come from the outlines through an even-odd test written here,
-from the picture's own pixels, and from pycocotools.
-"""
-import errno
+"""The generated set against its pixels, its readers and its promises."""
 import json
 import math
 from pathlib import Path
@@ -45,10 +40,7 @@ def decode(polygons, size):
 
 
 def covered(outline, size, grid=10):
-    """Share of each pixel inside a polygon, by the even-odd rule.
-
-    Counted on ``grid`` x ``grid`` points in each pixel.
-    """
+    """Share of each pixel's grid points that the even-odd rule puts inside."""
     low = np.clip(np.floor(outline.min(0)).astype(int), 0, size)
     high = np.clip(np.ceil(outline.max(0)).astype(int), 0, size)
     x, y = (a + (np.arange((b - a) * grid) + 0.5) / grid
@@ -72,7 +64,7 @@ def tight_box(mask):
             rows[-1] - rows[0] + 1]
 
 
-def shoelace(outline):
+def compute_area(outline):
     x, y = outline.T
     return abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
@@ -105,7 +97,7 @@ def test_polygons_reproduce_any_mask(density):
 
 def test_facts_of_a_mask_are_consistent(scenes):
     for scene in scenes:
-        for k, instance in enumerate(scene.instances(), 1):
+        for k, instance in enumerate(scene.list_instances(), 1):
             mask = scene.ids == k
             polygons = instance['segmentation']
             np.testing.assert_array_equal(decode(polygons, 160), mask)
@@ -130,7 +122,7 @@ def test_masks_are_the_visible_parts_of_the_outlines(size):
             return (shares[k] >= least) & np.all(
                 [share < later for share in shares[k + 1:]], axis=0)
 
-        for k, instance in enumerate(scene.instances()):
+        for k, instance in enumerate(scene.list_instances()):
             mask = decode(instance['segmentation'], size)
             # Pixels that are clearly seen, and those that may be.
             assert mask[seen(k, 0.6, 0.4)].all()
@@ -167,7 +159,7 @@ def test_an_instance_shows_its_own_paint_in_its_mask(scenes):
             mask = cv2.erode((scene.ids == k).astype(np.uint8),
                              np.ones((3, 3)), borderValue=0)
             pixels = scene.image[mask > 0].astype(float)
-            start, end = shape.colours.astype(float)
+            start, end = shape.colors.astype(float)
             step = end - start
             along = np.clip((pixels - start) @ step / (step @ step), 0, 1)
             off = np.linalg.norm(pixels - start - along[:, None] * step,
@@ -198,7 +190,7 @@ def test_outlines_are_what_they_are_called(name, corners, outermost):
     assert np.isclose(radii, radii.max()).sum() == outermost
     regular = {'circle': math.pi, 'square': 2, 'triangle': 3**1.5 / 4}
     if name in regular:
-        assert shoelace(outline) == pytest.approx(
+        assert compute_area(outline) == pytest.approx(
             regular[name] * radii.max()**2, rel=0.01)
     assert cv2.isContourConvex(outline.astype(np.float32)) == (
         name in regular)
@@ -213,7 +205,7 @@ def test_shapes_are_visible_varied_and_overlap(scenes):
         assert 1 <= len(scene.shapes) <= 5
         for k, shape in enumerate(scene.shapes, 1):
             mask = scene.ids == k
-            whole = shoelace(shape.outline)
+            whole = compute_area(shape.outline)
             assert mask.sum() >= 0.49 * whole
             sides.append(max(tight_box(mask)[2:]))
             within = (covered(shape.outline, 160) >= 0.5).sum()
@@ -227,15 +219,15 @@ def test_shapes_are_visible_varied_and_overlap(scenes):
 
 def test_every_image_has_a_shape_whatever_the_size():
     for size in (32, 48, 96):
-        for index in range(100):
+        for index in range(50):
             scene = draw_scene('train', index, size=size, max_objects=12)
             assert 1 <= len(scene.shapes) <= 12
             assert scene.image.shape == (size, size, 3)
 
 
 def test_share_of_empty_images():
-    empty = [not draw_scene('train', i, size=32, empty_share=0.3).shapes
-             for i in range(400)]
+    empty = [not draw_scene('train', i, size=32, max_objects=1,
+                            empty_share=0.3).shapes for i in range(400)]
     # Four standard deviations of the binomial distribution.
     assert abs(np.mean(empty) - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 400)
 
@@ -244,7 +236,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
     first = draw_scene('train', 3)
     again = draw_scene('train', 3)
     np.testing.assert_array_equal(first.image, again.image)
-    assert first.instances() == again.instances()
+    assert first.list_instances() == again.instances()
     for other in (draw_scene('val', 3), draw_scene('train', 4),
                   draw_scene('train', 3, seed=1)):
         assert (other.image != first.image).mean() > 0.5
@@ -350,7 +342,7 @@ def test_mmdet_reads_both_layouts_alike(tmp_path):
     assert found and any(not data['instances'] for data in coco)
 
 
-# ---- Bad input, and a folder that is in use ------------------------------
+# ---- Bad input -----------------------------------------------------------
 
 
 @pytest.mark.parametrize('wrong, said', [
@@ -377,115 +369,3 @@ def test_bad_arguments(tmp_path, wrong, said):
 def test_bad_split():
     with pytest.raises(UserError, match='train, val'):
         draw_scene('test', 0)
-
-
-@pytest.mark.parametrize('layout', ['coco', 'voc'])
-def test_a_second_call_has_nothing_to_do(tmp_path, layout):
-    root = tmp_path / 'deep/er/set'
-    assert make_shapes(root, **SMALL, layout=layout) is True
-    times = {p: p.stat().st_mtime_ns for p in root.rglob('*')}
-    assert make_shapes(str(root), **SMALL, layout=layout) is False
-    assert {p: p.stat().st_mtime_ns for p in root.rglob('*')} == times
-    assert [p.name for p in root.parent.iterdir()] == ['set']
-
-
-def test_the_folder_gets_ordinary_rights(tmp_path):
-    (tmp_path / 'plain').mkdir()
-    make_shapes(tmp_path / 'set', **SMALL)
-    assert ((tmp_path / 'set').stat().st_mode
-            == (tmp_path / 'plain').stat().st_mode)
-
-
-def test_an_empty_folder_is_used(tmp_path):
-    root = tmp_path / 'set'
-    root.mkdir()
-    assert make_shapes(root, **SMALL)
-    assert (root / 'annotations/instances_val.json').is_file()
-
-
-def test_another_set_is_replaced_only_by_force(tmp_path):
-    root = tmp_path / 'set'
-    make_shapes(root, **SMALL)
-    before = snapshot(root)
-    with pytest.raises(UserError, match='seed is 0, not 7.*--force') as e:
-        make_shapes(root, **SMALL, seed=7)
-    assert str(root) in str(e.value)
-    assert snapshot(root) == before
-    assert make_shapes(root, **SMALL, seed=7, layout='voc', force=True)
-    make_shapes(tmp_path / 'fresh', **SMALL, seed=7, layout='voc')
-    assert snapshot(root) == snapshot(tmp_path / 'fresh')
-
-
-def test_a_set_with_a_file_missing_is_named_and_mended(tmp_path):
-    root = tmp_path / 'set'
-    make_shapes(root, **SMALL)
-    before = snapshot(root)
-    (root / 'train/train_000002.jpg').unlink()
-    with pytest.raises(UserError, match='train_000002.jpg is missing'):
-        make_shapes(root, **SMALL)
-    assert make_shapes(root, **SMALL, force=True)
-    assert snapshot(root) == before
-
-
-@pytest.mark.parametrize('content', [None, '{}', '[]', 'nonsense'])
-@pytest.mark.parametrize('force', [False, True])
-def test_other_files_are_never_touched(tmp_path, force, content):
-    root = tmp_path / 'set'
-    root.mkdir()
-    (root / 'thesis.txt').write_text('years of work')
-    if content is not None:
-        (root / 'shapes.json').write_text(content)
-    before = snapshot(tmp_path)
-    with pytest.raises(UserError, match='did not make') as caught:
-        make_shapes(root, **SMALL, force=force)
-    assert str(root) in str(caught.value)
-    assert snapshot(tmp_path) == before
-
-
-def test_a_file_put_into_a_set_is_never_touched(tmp_path):
-    root = tmp_path / 'set'
-    make_shapes(root, **SMALL)
-    (root / 'val/notes.txt').write_text('years of work')
-    assert make_shapes(root, **SMALL) is False
-    before = snapshot(tmp_path)
-    for force in (False, True):
-        with pytest.raises(UserError, match='val/notes.txt'):
-            make_shapes(root, **SMALL, seed=1, force=force)
-    assert snapshot(tmp_path) == before
-
-
-def test_a_file_in_the_place_of_the_folder(tmp_path):
-    file = tmp_path / 'set'
-    file.write_text('years of work')
-    with pytest.raises(UserError, match='is a file'):
-        make_shapes(file, **SMALL, force=True)
-    with pytest.raises(UserError, match='cannot write'):
-        make_shapes(file / 'below', **SMALL)
-    assert file.read_text() == 'years of work'
-
-
-@pytest.mark.parametrize('existing', [False, True])
-def test_an_interrupted_run_leaves_nothing(tmp_path, existing):
-    if existing:
-        make_shapes(tmp_path / 'set', **SMALL)
-    before = snapshot(tmp_path)
-
-    def interrupted(images):
-        yield from images[:3]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make_shapes(tmp_path / 'set', **SMALL, seed=1, force=True,
-                    progress=interrupted)
-    assert snapshot(tmp_path) == before
-    assert len(list(tmp_path.iterdir())) == existing
-
-
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(path, data):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(UserError, match='No space left.*make room'):
-        make_shapes(tmp_path / 'set', **SMALL)
-    assert not list(tmp_path.iterdir())

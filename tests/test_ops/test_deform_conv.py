@@ -55,13 +55,13 @@ def loop_deform_conv(layer, x, offset, mask):
     return out
 
 
-def build(cls, setting, device, dtype=torch.float64):
-    """A layer, and an input, offsets and factors that fit it."""
+def build(cls, setting, device, dtype=torch.float64, size=(6, 5)):
+    """Build a layer, and an input, offsets and factors that fit it."""
     layer = cls(4, 6, **setting).to(device, dtype)
-    x = torch.randn(2, 4, 6, 5, dtype=dtype, device=device)
+    x = torch.randn(2, 4, *size, dtype=dtype, device=device)
     plain = {k: v for k, v in setting.items() if k != 'deform_groups'}
     height, width = torch.nn.Conv2d(4, 6, **plain)(
-        torch.zeros(2, 4, 6, 5)).shape[2:]
+        torch.zeros(2, 4, *size)).shape[2:]
     taps = layer.deform_groups * math.prod(layer.kernel_size)
     offset = 2 * torch.randn(
         2, 2 * taps, height, width, dtype=dtype, device=device)
@@ -94,7 +94,7 @@ def test_version_2(device, setting, bias):
 
 @pytest.mark.parametrize('setting', SETTINGS)
 def test_gradient_of_version_1(device, setting):
-    layer, x, offset, _ = build(DeformConv2d, setting, device)
+    layer, x, offset, _ = build(DeformConv2d, setting, device, size=(4, 3))
     assert torch.autograd.gradcheck(
         lambda x, offset, weight: torch.func.functional_call(
             layer, {'weight': weight}, (x, offset)),
@@ -105,7 +105,7 @@ def test_gradient_of_version_1(device, setting):
 @pytest.mark.parametrize('setting', SETTINGS)
 def test_gradient_of_version_2(device, setting, bias):
     layer, *args = build(ModulatedDeformConv2d, dict(setting, bias=bias),
-                         device)
+                         device, size=(4, 3))
     names = [name for name, _ in layer.named_parameters()]
     assert len(names) == 1 + bias
     assert torch.autograd.gradcheck(

@@ -1,4 +1,6 @@
 """Whole detectors of mmdet on these operators: a step and a prediction."""
+import copy
+
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -9,25 +11,26 @@ from torchvision.ops import box_iou
 
 R18 = dict(depth=18, init_cfg=None)
 FPN = dict(in_channels=[64, 128, 256, 512])
+FEW_BOXES = dict(train_cfg=dict(rcnn=dict(sampler=dict(num=32))),
+                 test_cfg=dict(rpn=dict(max_per_img=100)))
 DETECTORS = {
     'retinanet': ('retinanet/retinanet_r18_fpn_1x_coco.py',
                   dict(backbone=R18)),
     'fcos': ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
              dict(backbone=R18, neck=FPN)),
     'mask_rcnn': ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
-                  dict(backbone=R18, neck=FPN)),
+                  dict(backbone=R18, neck=FPN, **FEW_BOXES)),
     'faster_rcnn_dcn': ('dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py',
-                        dict(
-                            backbone=dict(depth=50, init_cfg=None),
-                            neck=dict(in_channels=[256, 512, 1024, 2048]))),
+                        dict(backbone=dict(init_cfg=None), **FEW_BOXES)),
 }
 CLASSES = 4
 
 
-def build(name, folder):
+@pytest.fixture(scope='module', params=DETECTORS)
+def detector(request, tmp_path_factory):
     """Build a detector from its ``mmdet::`` config, as a project would."""
-    base, model = DETECTORS[name]
-    path = folder / f'{name}.py'
+    base, model = DETECTORS[request.param]
+    path = tmp_path_factory.mktemp('configs') / f'{request.param}.py'
     path.write_text(f"_base_ = 'mmdet::{base}'\nmodel = {model!r}\n")
     register_all_modules()
     cfg = Config.fromfile(path).model
@@ -41,8 +44,8 @@ def build(name, folder):
     return detector
 
 
-def losses_of(detector):
-    """Loss tensors by name, on two generated images."""
+def compute_losses(detector):
+    """Compute loss tensors by name, on two generated images."""
     data = demo_mm_inputs(
         2, image_shapes=[(3, 96, 128), (3, 128, 96)], num_items=[3, 5],
         num_classes=CLASSES, with_mask=True)
@@ -53,15 +56,12 @@ def losses_of(detector):
 def predict(detector):
     data = demo_mm_inputs(
         1, image_shapes=[(3, 96, 128)], num_items=[0], num_classes=CLASSES)
-    detector.eval()
     with torch.no_grad():
-        return detector.test_step(data)[0].pred_instances
+        return copy.deepcopy(detector).eval().test_step(data)[0].pred_instances
 
 
-@pytest.mark.parametrize('name', DETECTORS)
-def test_a_step_reaches_every_parameter(name, tmp_path):
-    detector = build(name, tmp_path)
-    losses = losses_of(detector)
+def test_a_step_reaches_every_parameter(detector):
+    losses = compute_losses(detector)
     total, _ = detector.parse_losses(losses)
     assert torch.isfinite(total) and total > 0
     total.backward()
@@ -75,9 +75,7 @@ def test_a_step_reaches_every_parameter(name, tmp_path):
             assert sum(value if isinstance(value, list) else [value]) > 0, key
 
 
-@pytest.mark.parametrize('name', DETECTORS)
-def test_predictions_have_passed_the_nms(name, tmp_path):
-    detector = build(name, tmp_path)
+def test_predictions_have_passed_the_nms(detector):
     test_cfg = detector.test_cfg.get('rcnn', detector.test_cfg)
     test_cfg.score_thr = 0.  # a fresh detector is sure of nothing
     found = predict(detector)
@@ -87,5 +85,5 @@ def test_predictions_have_passed_the_nms(name, tmp_path):
     same.fill_diagonal_(False)
     overlaps = box_iou(found.bboxes, found.bboxes)[same]
     assert (overlaps <= test_cfg.nms.iou_threshold + 1e-4).all()
-    if name == 'mask_rcnn':
+    if detector.with_mask:
         assert found.masks.shape == (len(found), 96, 128)

@@ -290,7 +290,7 @@ def crops(root):
     for split, count in (('train', 10), ('val', 30)):
         for i in range(count):
             scene = draw_scene(split, i, 64)
-            for k, instance in enumerate(scene.instances()):
+            for k, instance in enumerate(scene.list_instances()):
                 x, y, w, h = instance['bbox']
                 folder = root / split / instance['name']
                 folder.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def test_mistakes_end_with_one_line(run_tool, config, tmp_path, args, said):
         run_tool(tmp_path, BENCHMARK, 'tiny.py', *args, *QUICK))
 
 
-def test_an_optimised_model_is_tested(run_tool, trained, tmp_path):
+def test_an_optimized_model_is_tested(run_tool, trained, tmp_path):
     config, work_dir, _ = trained
     found = {}
     modes = ['--optimize', 'bf16'] if BF16 else ['--optimize', 'eager']
@@ -92,7 +92,7 @@ def test_an_optimised_model_is_tested(run_tool, trained, tmp_path):
     assert found[modes[1]] == pytest.approx(found['plain'], abs=1e-2)
 
 
-def test_the_demo_detects_with_an_optimised_model(run_tool, trained, shapes,
+def test_the_demo_detects_with_an_optimized_model(run_tool, trained, shapes,
                                                   tmp_path):
     config, work_dir, _ = trained
     boxes = []

@@ -1,10 +1,5 @@
-"""Generate a classification data set: a folder of pictures for each class.
-
-Source: written for this project; the work is in
-vovnet.datasets.shape_folders.
-"""
+"""Generate a classification data set: a folder of pictures for each class."""
 import argparse
-import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,6 +9,7 @@ import vovnet_cli  # isort: skip  # noqa: F401  # first
 from tqdm import tqdm
 
 from vovnet.datasets import SHAPE_CLASSES, TEN_CLASSES, make_shape_folders
+from vovnet.datasets.generated_set import exit_when_stopped
 from vovnet.utils.errors import report_user_errors
 
 EXAMPLES = """examples:
@@ -30,9 +26,9 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Generate pictures of coloured shapes on textured '
-        'grounds, in a folder for each class, for training and validation. '
-        'The same options give the same files.',
+        description='Generate pictures of colored shapes on textured '
+        'backgrounds, in a folder for each class, for training and '
+        'validation. The same options give the same files.',
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('root', help='folder to make')
@@ -60,18 +56,14 @@ def main() -> None:
     args = parse_args()
     if args.classes == ['ten']:
         args.classes = TEN_CLASSES
-    # Stopped in either way, it takes its unfinished folder along.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A log file gets a line every now and then, a terminal a moving bar.
     progress = partial(tqdm, unit=' pictures', file=sys.stdout,
                        mininterval=0.1 if sys.stdout.isatty() else 5)
-    try:
+    with exit_when_stopped('make_shape_folders'):
         made = make_shape_folders(**vars(args), progress=progress)
-    except KeyboardInterrupt:
-        sys.exit('\nmake_shape_folders: interrupted, nothing was written')
     print(f'{args.root}: {len(args.classes)} classes with {args.num_train} '
-          f'training and {args.num_val} validation pictures each '
-          + ('written' if made else 'already there'))
+          f'training and {args.num_val} validation pictures each',
+          'written' if made else 'already there')
 
 
 if __name__ == '__main__':

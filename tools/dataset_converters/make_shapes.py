@@ -1,9 +1,5 @@
-"""Generate the shapes data set, in COCO's or VOC's layout.
-
-Source: written for this project; the work is in vovnet.datasets.shapes.
-"""
+"""Generate the shapes data set, in COCO's or VOC's layout."""
 import argparse
-import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +9,7 @@ import vovnet_cli  # isort: skip  # noqa: F401  # first
 from tqdm import tqdm
 
 from vovnet.datasets import SHAPE_CLASSES, make_shapes
+from vovnet.datasets.generated_set import exit_when_stopped
 from vovnet.utils.errors import report_user_errors
 
 EXAMPLES = """examples:
@@ -28,10 +25,10 @@ EXAMPLES = """examples:
 """
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Generate a detection data set of coloured shapes on '
-        'textured grounds, with boxes and masks of their visible pixels. '
+        description='Generate a detection data set of colored shapes on '
+        'textured backgrounds, with boxes and masks of their visible pixels. '
         'The same options give the same files.',
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,29 +58,15 @@ def parse_args():
 
 
 @report_user_errors()
-def main():
+def main() -> None:
     args = parse_args()
-    # Stopped in either way, it takes its unfinished folder along.
-    stops = []
-
-    def stop(number, frame):
-        stops.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     # A log file gets a line every now and then, a terminal a moving bar.
     progress = partial(tqdm, unit=' images', file=sys.stdout,
                        mininterval=0.1 if sys.stdout.isatty() else 5)
-    try:
+    with exit_when_stopped('make_shapes'):
         made = make_shapes(**vars(args), progress=progress)
-    except (Exception, KeyboardInterrupt):
-        # Inside NumPy the interrupt can come out as another exception.
-        if not stops:
-            raise
-        sys.exit('\nmake_shapes: interrupted, nothing was written')
     print(f'{args.root}: {args.num_train} training and {args.num_val} '
-          f'validation images ' + ('written' if made else 'already there'))
+          'validation images', 'written' if made else 'already there')
 
 
 if __name__ == '__main__':

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..analysis.complexity import Cost, compute_config_complexity
 from ..analysis.detection_sheet import sample_evenly
-from ..deploy.optimize.apply import DTYPES, difference, optimize
+from ..deploy.optimize.apply import DTYPES, compute_difference, optimize
 from ..deploy.optimize.backends import load_runtime
 from ..deploy.optimize.modes import MODES
 from ..engine.build import build_network, input_shape, load_network
@@ -162,7 +162,7 @@ class Subject:
             else:
                 self.network = optimize(self.network, mode, images)
                 result = run_network(self.network, images, samples)
-        self.difference = difference(result, plain)
+        self.difference = compute_difference(result, plain)
         self.dtype = found.dtype
         # A graph's replay allocates nothing: its maps are not seen either.
         self.foreign = bool(

@@ -130,7 +130,8 @@ def _modes(report: Report) -> list[str]:
             networks.setdefault(key, []).append(result)
     for mode in dict.fromkeys(r.entry.mode for r in report.results):
         if mode:
-            found.append(f'{mode}: {MODES[mode].dtype}, {MODES[mode].what}.')
+            found.append(f'{mode}: {MODES[mode].dtype}, '
+                         f'{MODES[mode].description}.')
     for results in networks.values():
         results = [result for result in results if result.latency]
         if not results:

@@ -1,5 +1,4 @@
-"""Fused inference, export and runtimes.
+"""Fast inference and export.
 
-Imports nothing by itself: ``vovnet.deploy.onnx.detector`` works where torch is not
-installed.
+Imports nothing: ``vovnet.deploy.onnx`` also works without torch.
 """

@@ -1,11 +1,7 @@
 """mmcv's operators without a compiler.
 
-Importing this package makes ``mmcv.ops`` work on torchvision's kernels
-where mmcv has none compiled (mmcv-lite), and changes nothing where it has:
-``vovnet_mmcv_ext`` finds the module, ``torchvision_ext.py`` is it. Code
-goes on importing its operators from ``mmcv.ops``.
-
-Source: own work; see the two files for what they follow.
+After importing this package, ``mmcv.ops`` runs on torchvision's kernels where
+mmcv has none compiled (mmcv-lite), and is unchanged where it has.
 """
 from importlib.util import find_spec
 
@@ -16,15 +12,14 @@ __all__ = ['backend']
 vovnet_mmcv_ext.restore_find_loader()  # also beside a compiled mmcv
 
 
-def backend():
-    """Tell whose kernels ``mmcv.ops`` runs on.
+def backend() -> str:
+    """Return whose kernels ``mmcv.ops`` runs on.
 
     Returns:
-        str: ``'compiled'`` for mmcv's own, ``'torchvision'`` for those of
-        ``torchvision_ext.py``.
+        'compiled' for mmcv's own, 'torchvision' for ``torchvision_ext.py``.
 
     Raises:
-        ModuleNotFoundError: Where there is no mmcv at all.
+        ModuleNotFoundError: If mmcv is not installed.
     """
     origin = find_spec(vovnet_mmcv_ext.EXT_NAME).origin
     return ('torchvision'

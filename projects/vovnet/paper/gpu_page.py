@@ -345,7 +345,8 @@ def _table4(folder: Path, shown: dict[str, str]) -> str:
             continue
         found = {key[0]: value for key, value in _figures(report).items()}
         mode = report['results'][0]['mode']
-        kind = f'{mode}: {MODES[mode].what}' if mode else 'eager, as there'
+        kind = (f'{mode}: {MODES[mode].description}' if mode
+                else 'eager, as there')
         text += (f'\n### {kind[0].upper()}{kind[1:]}\n\n'
                  + _measured(report, printed) + '\n' + _ratios(
                      'VoVNet-39', BASELINES, found, printed,

@@ -1,1 +1,4 @@
-"""Faster copies of a trained model: folding, compilation, other precision."""
+"""Fast copies of trained models: folding, compilation, lower precision."""
+from .apply import optimize
+
+__all__ = ['optimize']

@@ -1,6 +1,6 @@
-"""A function's kernels in a CUDA graph: one launch in place of hundreds.
+"""Functions recorded as CUDA graphs: one launch in place of hundreds.
 
-Source: torch's notes on CUDA graphs (warm-up on a side stream, static inputs).
+Follows torch's notes on CUDA graphs: warm-up on a side stream, static inputs.
 """
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +13,16 @@ LIMIT = 8
 
 
 class CUDAGraphed:
-    """A function that is recorded for each kind of input, and replayed.
+    """Function that is recorded once for each kind of input, then replayed.
 
-    Of two kinds are inputs that differ in shapes, strides, types or in
-    anything that is no tensor. Each graph keeps its memory; inputs of a kind
-    beyond the first :data:`LIMIT` are computed without one.
+    Inputs are of one kind if their tensors have the same shapes, strides and
+    types, and all else is equal. Each graph keeps its memory; after
+    :data:`LIMIT` kinds, further ones run without a graph.
 
     Args:
-        function (Callable): Of tensors in any containers; launches kernels
-            and waits for none. Not to be differentiated. What it gives is
-            overwritten by the next call with inputs of the same kind.
+        function: Takes and returns tensors in any containers, launches
+            kernels and waits for none. Its outputs are overwritten by the
+            next call with the same kind of input, and have no gradient.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -30,7 +30,7 @@ class CUDAGraphed:
         self._graphs: dict[tuple, tuple] = {}
 
     def __call__(self, *args, **kwargs) -> Any:
-        """Copy the inputs to where the graph reads them, and replay it."""
+        """Copy the inputs to the graph's static ones and replay it."""
         leaves, spec = tree_flatten((args, kwargs))
         kind = spec, *((leaf.shape, leaf.stride(), leaf.dtype)
                        if isinstance(leaf, Tensor) else leaf
@@ -38,22 +38,23 @@ class CUDAGraphed:
         if kind not in self._graphs:
             if len(self._graphs) == LIMIT:
                 return self.function(*args, **kwargs)
-            # What is made in inference mode could not be written elsewhere.
+            # Tensors made in inference mode could not be written to later.
             with torch.inference_mode(False), torch.no_grad():
                 self._graphs[kind] = self._record(leaves, spec)
         graph, inputs, outputs = self._graphs[kind]
-        for there, leaf in zip(inputs, leaves):
+        for static, leaf in zip(inputs, leaves):
             if isinstance(leaf, Tensor):
-                there.copy_(leaf)
+                static.copy_(leaf)
         graph.replay()
         return outputs
 
     def _record(self, leaves: list, spec: Any) -> tuple:
+        """Return a graph with its static inputs and outputs."""
         inputs = [leaf.clone() if isinstance(leaf, Tensor) else leaf
                   for leaf in leaves]
         args, kwargs = tree_unflatten(inputs, spec)
-        # What is prepared once, such as cuDNN's choice of algorithms, must
-        # not happen while it records.
+        # One-time work, such as cuDNN's choice of algorithms, must not be
+        # recorded.
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -1,12 +1,9 @@
-"""Fewer operators: norms into convolutions, activations onto them.
+"""Fewer operators: norms folded into convolutions, ReLUs fused onto them.
 
-Own work on torch's ``fuse_conv_bn_eval`` and on the operators that Inductor
-calls for oneDNN (``mkldnn::_convolution_pointwise``, read in torch 2.11's
-``_inductor/fx_passes/mkldnn_fusion.py``), which need no compiler. mmcv
-2.1.0's ``fuse_conv_bn`` (read) folds a norm into the convolution that was
-*registered* before it, whatever the forward pass does: wrong for pre-activated
-layers, which DSOD and DenseNet have. Here one run on images tells what a
-convolution's output is used for.
+mmcv 2.1.0's ``fuse_conv_bn`` folds a norm into the convolution *registered*
+before it, whatever the forward pass does: wrong for the pre-activated layers
+of DSOD and DenseNet. Here one run on images shows what reads a convolution's
+output.
 """
 import copy
 from collections import defaultdict
@@ -27,70 +24,83 @@ from torch.utils._pytree import tree_leaves
 def fold_norms(model: nn.Module, run: Callable[[], Any]) -> int:
     """Fold batch norms into the convolutions before them, in place.
 
-    A norm is folded if all it ever gets is the output of plain convolutions
-    that goes nowhere else. Modules that stand in several places (a head's
-    convolutions shared by levels with norms of their own) are told apart:
-    each place gets a convolution of its own.
+    A norm is folded if it reads nothing but outputs of plain convolutions
+    that nothing else reads. A convolution that is shared by several places
+    with a norm each is split into one convolution per place.
 
     Args:
-        model (nn.Module): In eval mode.
-        run (Callable): Runs the model, whatever the inputs.
+        model: Model in eval mode.
+        run: Runs the model on any inputs.
 
     Returns:
-        int: How many convolutions have taken up a norm.
+        Number of folded convolutions.
     """
-    _separate(model)
+    _separate_shared_modules(model)
     pairs = {
-        conv: norm
-        for conv, norm in _read(model, run, _BatchNorm).pairs().items()
-        if norm.running_mean is not None and (
-            hasattr(norm, 'act') or type(norm).forward in (
-                _BatchNorm.forward, nn.SyncBatchNorm.forward))}
+        conv: norm for conv, norm
+        in _watch_outputs(model, run, _BatchNorm).find_pairs().items()
+        if norm.running_mean is not None and _is_plain(norm)}
     new = {conv: fuse_conv_bn_eval(conv, norm) for conv, norm in pairs.items()}
     # timm's norms contain the activation.
     new |= {norm: getattr(norm, 'act', nn.Identity().eval())
             for norm in pairs.values()}
-    _replace(model, new)
+    _replace_modules(model, new)
     return len(pairs)
+
+
+def _is_plain(norm: _BatchNorm) -> bool:
+    return hasattr(norm, 'act') or type(norm).forward in (
+        _BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 def fuse_convolutions(model: nn.Module, run: Callable[[], Any]) -> int:
-    """Have oneDNN compute convolutions, with ReLU where it follows, in place.
+    """Let oneDNN compute convolutions on a CPU, in place.
 
-    For a CPU. Weights are laid out as oneDNN wants them, once; a ReLU is
-    taken in if all it ever gets is the output of such convolutions that goes
-    nowhere else. RoI heads, which may get no box at all, are left.
+    A ReLU is fused if it reads nothing but outputs of such convolutions that
+    nothing else reads. RoI heads stay as they are: they may get no box.
 
     Args:
-        model (nn.Module): In eval mode, its norms folded.
-        run (Callable): Runs the model, whatever the inputs.
+        model: Model in eval mode, its norms folded.
+        run: Runs the model on any inputs.
 
     Returns:
-        int: How many ReLUs were taken in.
+        Number of convolutions that took in a ReLU.
     """
-    left = {module for head in model.modules()
-            if isinstance(head, BaseRoIHead) for module in head.modules()}
-    readers = _read(model, run, nn.ReLU)
-    convs = {conv for conv, out in readers.outputs.values()
-             if type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
-             and isinstance(conv.padding, tuple) and conv not in left
-             and out.dim() == 4 and out.dtype == torch.float32
-             and conv._parameters.get('weight') is not None}
-    pairs = readers.pairs()
-    stays = {relu for conv, relu in pairs.items() if conv not in convs}
-    pairs = {conv: relu for conv, relu in pairs.items() if relu not in stays}
-    _replace(model, {conv: OneDNNConv2d(conv, conv in pairs)
-                     for conv in convs} |
-             {relu: nn.Identity().eval() for relu in pairs.values()})
+    excluded = {module for head in model.modules()
+                if isinstance(head, BaseRoIHead) for module in head.modules()}
+    watcher = _watch_outputs(model, run, nn.ReLU)
+    convs = {conv for conv, output in watcher.outputs.values()
+             if conv not in excluded and _is_supported(conv, output)}
+    pairs = watcher.find_pairs()
+    kept = {relu for conv, relu in pairs.items() if conv not in convs}
+    pairs = {conv: relu for conv, relu in pairs.items() if relu not in kept}
+    new = {conv: OneDNNConv2d(conv, relu=conv in pairs) for conv in convs}
+    new |= {relu: nn.Identity().eval() for relu in pairs.values()}
+    _replace_modules(model, new)
     return len(pairs)
 
 
+def _is_supported(conv: nn.Module, output: Tensor) -> bool:
+    """Return whether :class:`OneDNNConv2d` can replace a convolution."""
+    return (type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
+            and isinstance(conv.padding, tuple) and _has_weight(conv)
+            and output.dim() == 4 and output.dtype == torch.float32)
+
+
+def _has_weight(conv: nn.Module) -> bool:
+    """Return whether the weight is a parameter, unlike spectral norm's."""
+    return conv._parameters.get('weight') is not None
+
+
 class OneDNNConv2d(nn.Module):
-    """A convolution by oneDNN, its weight laid out once, ReLU with it.
+    """Convolution by oneDNN with a packed weight, optionally with ReLU.
+
+    Calls what Inductor calls (torch 2.11,
+    ``_inductor/fx_passes/mkldnn_fusion.py``), without a compiler.
 
     Args:
-        conv (nn.Conv2d): The convolution; its weight sets the precision.
-        relu (bool): Whether ReLU follows.
+        conv: Convolution; its weight sets the precision.
+        relu: Apply ReLU to the output.
     """
 
     def __init__(self, conv: nn.Conv2d, relu: bool) -> None:
@@ -103,9 +113,9 @@ class OneDNNConv2d(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W), any type, to maps of the weight's type."""
+        """Map (N, C, H, W) of any type to maps of the weight's type."""
         if self.packed is None:
-            # The size is a hint: the layout serves others too.
+            # The size is a hint: the layout serves other sizes too.
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight.detach(), *self.options, list(x.shape))
             self.weight = None
@@ -115,14 +125,14 @@ class OneDNNConv2d(nn.Module):
             'relu' if self.relu else 'none', [], '')
 
 
-def _replace(model: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
-    """Put modules in the places of others."""
+def _replace_modules(model: nn.Module,
+                     new: dict[nn.Module, nn.Module]) -> None:
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in new:
                 parent._modules[name] = new[child]
         if isinstance(parent, ConvModule):
-            # Steps that do nothing cost what starting them costs.
+            # Steps that do nothing still take time to call.
             steps = dict(conv=parent.conv, norm=parent.norm,
                          act=getattr(parent, 'activate', None))
             parent.order = tuple(
@@ -130,16 +140,8 @@ def _replace(model: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
                 and not isinstance(steps[step], nn.Identity))
 
 
-def _read(model: nn.Module, run: Callable[[], Any],
-          kind: type) -> '_Readers':
-    """Run a model and watch it."""
-    with torch.no_grad(), _Readers(model, kind) as readers:
-        readers.result = run()
-    return readers
-
-
-def _separate(model: nn.Module) -> None:
-    """Let no convolution or norm stand in two places; tensors stay shared."""
+def _separate_shared_modules(model: nn.Module) -> None:
+    """Give each call site its own module; share the parameters."""
     seen = set()
     for parent in model.modules():
         for name, child in parent._modules.items():
@@ -151,34 +153,36 @@ def _separate(model: nn.Module) -> None:
                 seen.add(child)
 
 
-class _Readers(TorchDispatchMode):
-    """Watches what reads the outputs of a model's convolutions.
+def _watch_outputs(model: nn.Module, run: Callable[[], Any],
+                   reader_type: type) -> '_OutputWatcher':
+    """Run a model and record what reads its convolutions' outputs."""
+    with torch.no_grad(), _OutputWatcher(model, reader_type) as watcher:
+        result = run()
+    watcher.record_uses(result)
+    return watcher
 
-    Args:
-        model (nn.Module): Its convolutions are watched.
-        kind (type): Class of the modules that may read them; one that gets
-            anything else, too, does not count.
-    """
 
-    def __init__(self, model: nn.Module, kind: type) -> None:
+class _OutputWatcher(TorchDispatchMode):
+    """Records which modules of a type read convolutions' outputs alone."""
+
+    def __init__(self, model: nn.Module, reader_type: type) -> None:
         super().__init__()
-        self.result = None  # of the run
-        self.outputs = {}  # by id, with the convolution; kept, so is the id
-        self._read = set()  # ids of those that something else reads
-        self._readers = defaultdict(list)  # of each id
-        self._others = set()  # readers of something else
-        self._over = set()  # ids that a reader has overwritten
-        self._inside = 0
+        # Convolutions and their outputs, by the outputs' ids. Outputs are
+        # kept, because Python reuses the ids of freed tensors.
+        self.outputs = {}
+        self._intact = set()  # ids of outputs that were not overwritten
+        self._readers = defaultdict(list)  # by id; None is another use
+        self._rejected = {None}  # readers that also read something else
+        self._depth = 0  # of readers that are being run
         self._handles = []
         for module in model.modules():
             if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-                hooks = (module.register_forward_hook(self._after_conv), )
-            elif isinstance(module, kind):
-                hooks = (module.register_forward_pre_hook(self._before),
-                         module.register_forward_hook(self._after))
-            else:
-                continue
-            self._handles += hooks
+                self._handles.append(
+                    module.register_forward_hook(self._after_conv))
+            elif isinstance(module, reader_type):
+                self._handles += [
+                    module.register_forward_pre_hook(self._before_reader),
+                    module.register_forward_hook(self._after_reader)]
 
     def __exit__(self, *args) -> None:
         super().__exit__(*args)
@@ -187,47 +191,45 @@ class _Readers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (),
                            kwargs: dict | None = None) -> Any:
-        if not self._inside:
-            self._note(tree_leaves((args, kwargs)))
+        if not self._depth:
+            self.record_uses((args, kwargs))
         return func(*args, **kwargs or {})
 
-    def _note(self, leaves: list) -> None:
-        """Note what is read, if it is alive: ids are given again."""
-        self._read.update(id(leaf) for leaf in leaves
-                          if id(leaf) in self.outputs
-                          and id(leaf) not in self._over)
+    def record_uses(self, tree: Any) -> None:
+        """Record that something other than a reader uses tensors."""
+        for leaf in tree_leaves(tree):
+            if id(leaf) in self._intact:
+                self._readers[id(leaf)].append(None)
 
-    def _after_conv(self, conv: nn.Module, args: tuple, out: Tensor) -> None:
-        self.outputs[id(out)] = conv, out
+    def _after_conv(self, conv: nn.Module, args: tuple,
+                    output: Tensor) -> None:
+        self.outputs[id(output)] = conv, output
+        self._intact.add(id(output))
 
-    def _before(self, reader: nn.Module, args: tuple) -> None:
-        self._inside += 1
-        key = id(args[0])
-        if key in self.outputs and key not in self._over:
-            self._readers[key].append(reader)
+    def _before_reader(self, reader: nn.Module, args: tuple) -> None:
+        self._depth += 1
+        if id(args[0]) in self._intact:
+            self._readers[id(args[0])].append(reader)
         else:
-            self._others.add(reader)
+            self._rejected.add(reader)
 
-    def _after(self, reader: nn.Module, args: tuple, out: Tensor) -> None:
-        self._inside -= 1
-        if out is args[0]:
-            self._over.add(id(out))
+    def _after_reader(self, reader: nn.Module, args: tuple,
+                      output: Tensor) -> None:
+        self._depth -= 1
+        if output is args[0]:
+            self._intact.discard(id(output))
 
-    def pairs(self) -> dict[nn.Module, nn.Module]:
-        """Convolutions with their readers."""
-        self._note(tree_leaves(self.result))
-        after = defaultdict(set)  # None stands for any other use
+    def find_pairs(self) -> dict[nn.Module, nn.Module]:
+        """Return convolutions with the only module that reads them."""
+        readers_of = defaultdict(set)
         for key, (conv, _) in self.outputs.items():
             readers = self._readers[key]
-            after[conv].update(readers if len(readers) == 1 and
-                               key not in self._read else [None])
-        # Spectral norm's weight, for one, is no parameter but computed.
-        found = {conv: readers.pop() for conv, readers in after.items()
-                 if len(readers) == 1 and conv._parameters.get('weight')
-                 is not None}
-        stays = self._others | {None} | {
+            readers_of[conv].add(readers[0] if len(readers) == 1 else None)
+        pairs = {conv: readers.pop() for conv, readers in readers_of.items()
+                 if len(readers) == 1 and _has_weight(conv)}
+        rejected = self._rejected.union(
             reader for key, readers in self._readers.items()
             for reader in readers
-            if found.get(self.outputs[key][0]) is not reader}
-        return {conv: reader for conv, reader in found.items()
-                if reader not in stays}
+            if pairs.get(self.outputs[key][0]) is not reader)
+        return {conv: reader for conv, reader in pairs.items()
+                if reader not in rejected}
