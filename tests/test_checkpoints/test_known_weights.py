@@ -18,7 +18,7 @@ from foreign import NETS, random_weights
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from vovnet.checkpoints import (
-    PUBLISHED,
+    KNOWN_WEIGHTS,
     Normalization,
     download,
     download_weights,
@@ -39,7 +39,7 @@ UNIT = Normalization((0., ) * 3, (255., ) * 3, False)
 class Row(NamedTuple):
     """What is known of a file; ``library`` is whose names its tensors have."""
     address: str
-    licence: str
+    license: str
     images: Normalization
     library: foreign.Library
     checksum: str = ''
@@ -72,9 +72,9 @@ def vision_toolbox(norm, owner, **digits):
         for name, digit in digits.items()}
 
 
-def authors(host, licence, images, *files):
+def authors(host, license, images, *files):
     return {'authors/' + file.split('/')[1].partition('.')[0]: Row(
-        DROPBOX.format(host, file), licence, images,
+        DROPBOX.format(host, file), license, images,
         foreign.AUTHORS if 'ese' in file else foreign.AUTHORS_V1)
         for file in files}
 
@@ -101,7 +101,7 @@ ROWS = {
         vovnet19_slim_ese='446e2ae9', vovnet19_ese='4410fc5f',
         vovnet39_ese='b73bdbe9', vovnet57_ese='630a88d1',
         vovnet99_ese='56fd52f5'),
-    # VoVNet.pytorch has no licence; it reads images as torchvision does.
+    # VoVNet.pytorch has no license; it reads images as torchvision does.
     **authors('dl', 'not stated', RGB,
               '1lnzsgnixd8gjra/vovnet39_torchvision.pth',
               '6bfu9gstbwfw31m/vovnet57_torchvision.pth'),
@@ -156,11 +156,11 @@ def images_of(state, source):
 # -- the table --------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', PUBLISHED)
+@pytest.mark.parametrize('name', KNOWN_WEIGHTS)
 def test_every_published_file(name):
-    found, row = PUBLISHED[name], ROWS[name]
-    assert (found.url, found.licence, found.checksum) == (
-        row.address, row.licence, row.checksum)
+    found, row = KNOWN_WEIGHTS[name], ROWS[name]
+    assert (found.url, found.license, found.checksum) == (
+        row.address, row.license, row.checksum)
     # By its address, and by its name wherever it lies.
     state = shapes('tiny', row.library)
     file = row.address.partition('?')[0].rpartition('/')[2]
@@ -170,14 +170,14 @@ def test_every_published_file(name):
 
 def test_nothing_is_lost():
     known = {name for name in ROWS if '-2022/' not in name}
-    assert known - PUBLISHED.keys() == set()
+    assert known - KNOWN_WEIGHTS.keys() == set()
 
 
 @pytest.mark.parametrize('name', [n for n in ROWS if n.startswith('timm/')])
 def test_timm_says_the_same(name):
     theirs = timm.models.get_pretrained_cfg(name.removeprefix('timm/'))
     assert theirs.hf_hub_id == name
-    assert theirs.license == ROWS[name].licence.lower()
+    assert theirs.license == ROWS[name].license.lower()
     for ours, values in ((ROWS[name].images.mean, theirs.mean),
                          (ROWS[name].images.std, theirs.std)):
         assert ours == pytest.approx([255 * value for value in values])
@@ -353,7 +353,7 @@ def test_checksum_of_a_metafile(serve, tmp_path):
 
     digest = hashlib.sha256(content).hexdigest()
     entry, path = get(digest)
-    assert entry.licence == 'MIT'
+    assert entry.license == 'MIT'
     with open(path, 'rb') as file:
         assert file.read() == content
     with pytest.raises(UserError, match=SWAPPED):

@@ -218,7 +218,7 @@ def test_copy_into_a_folder(in_folder):
         assert Path(path).read_bytes() == blob.read_bytes()
         assert os.listdir(folder) == [Path(path).name]
         Path(path).write_bytes(b'spoilt')  # and made anew
-    assert entry.licence == 'Apache-2.0'
+    assert entry.license == 'Apache-2.0'
 
 
 def test_damaged_file_is_not_copied(in_folder):

@@ -189,7 +189,7 @@ def test_download_by_name(shop, run_tool, tmp_path):
     path = tmp_path / run.stdout.splitlines()[0]
     assert path.parent.name == 'here'
     assert path.read_bytes() == shop.read_bytes()
-    assert 'licence: MIT' in run.stdout
+    assert 'license: MIT' in run.stdout
     # The file is swapped on the server: neither it nor the old one stays.
     path.write_bytes(b'spoilt')
     shop.write_bytes(shop.read_bytes() + b'x')

@@ -55,7 +55,7 @@ def test_what_cannot_be_converted(run_tool, tmp_path):
 
 def test_downloaded_file_says_what_is_next(run_tool, tmp_path):
     """A file that is in the cache already; nothing is fetched."""
-    from vovnet.checkpoints.download import cache_name
+    from vovnet.checkpoints.download import get_cache_name
     (tmp_path / 'zoo').mkdir()
     (tmp_path / 'model-index.yml').write_text('Import: [zoo/m.yml]')
     url = 'http://127.0.0.1:9/d2.pth'
@@ -64,10 +64,10 @@ Models:
   - {{Name: theirs, Config: configs/x.py, Weights: '{url}',
      Metadata: {{License: MIT, Weights Format: detectron2}}}}
 ''')
-    torch.save(dict(w=torch.ones(1)), tmp_path / cache_name(url))
+    torch.save(dict(w=torch.ones(1)), tmp_path / get_cache_name(url))
     run = run_tool(tmp_path, 'tools/misc/download_weights.py', 'theirs',
                    '--index', 'model-index.yml', '--out-dir', '.')
     assert run.returncode == 0, run.stderr
     path, use = run.stdout.splitlines()
-    assert use == (f'licence: MIT; next: python {CONVERT} {path} configs/x.py '
+    assert use == (f'license: MIT; next: python {CONVERT} {path} configs/x.py '
                    'DST.pth')
