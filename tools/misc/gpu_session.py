@@ -1,12 +1,11 @@
 """Measure everything on a machine with one GPU, in minutes; called by make.
 
-Steps, each in a process with a limit and a log. One that fails fails alone,
-one that is done is not run again, and all of them end before the deadline.
-The folder of results is small and is all that the next session needs to go
-on, also on another machine of the kind.
+Each step is a process with a time limit and a log. A failure does not stop
+the others, finished steps are not run again, and all end before the deadline.
+The small folder of results is all that a later session needs to go on.
 
-Standard library only, so that a Python without the packages is told so. A
-machine without a registry brings them as wheels: `make gpu-wheels`.
+Standard library only, so that a Python without the packages is told so. They
+can be brought as wheels, without a network: `make gpu-wheels`.
 """
 import argparse
 import importlib.util
@@ -41,15 +40,14 @@ SIX = [
 
 
 class Step:
-    """A process of a session.
+    """A process of a session, which runs in the work folder.
 
     Attributes:
-        name: Of its log, and of its results.
+        name: Name of the log and the results.
         limit: Seconds.
-        argv: Arguments of Python; {results} is the folder of what is kept.
-            It runs in the folder for what is not.
-        makes: What it leaves there for other steps.
-        needs: Names of steps whose products it takes.
+        argv: Arguments of Python; {results} is the folder of results.
+        makes: Path in the work folder of what other steps need.
+        needs: Names of the steps that make what this one needs.
     """
 
     def __init__(self, name, limit, *argv, makes='', needs=()):
@@ -61,10 +59,10 @@ def make_steps(cuda):
     """List the steps, the most important first.
 
     Args:
-        cuda (bool): False for the dry run, which has the smallest sizes.
+        cuda (bool): False for the dry run with the smallest sizes.
 
     Returns:
-        list[Step]: In their order.
+        list[Step]: The steps in order.
     """
     device = 'cuda' if cuda else 'cpu'
     check = [CHECK, '--device', device] + ['--small'] * (not cuda)
@@ -158,12 +156,12 @@ def stop(message):
 
 
 class Session:
-    """Steps with their state, in a folder.
+    """Steps and what has become of them.
 
     Attributes:
-        results: Where steps run and leave what is kept, with their logs.
-        work: Where the rest goes.
-        state: Of each step that has run: status, seconds, limit, and more.
+        work: Folder where steps run.
+        results: Folder of results and logs.
+        state: Status, seconds, limit and more of each step that has run.
     """
 
     def __init__(self, folder, steps, deadline, only=None,
@@ -181,45 +179,43 @@ class Session:
         except (OSError, ValueError):
             self.state = {}
 
-    def left(self):
-        """Tell the seconds that are left."""
+    def count_seconds_left(self):
+        """Count the seconds to the deadline."""
         return self.deadline - (time.monotonic() - self.start)
 
     def is_done(self, name):
         """Tell whether a step was done, here or where results came from."""
         return self.state.get(name, {}).get('status') == 'done'
 
-    def is_to_run(self, step):
-        """Tell whether a step is to be run.
+    def is_due(self, step):
+        """Tell whether a step must run.
 
-        One that is done is run again only if what it made is not here and a
-        step that is to be run needs it.
+        One that is done must run again if its product is missing here and a
+        due step needs it.
         """
         if not self.is_done(step.name):
             return True
         return bool(step.makes) and not (self.work / step.makes).exists() \
-            and any(self.is_to_run(self.steps[name]) for name in self.only
+            and any(self.is_due(self.steps[name]) for name in self.only
                     if step.name in self.steps[name].needs)
 
     def run(self):
-        """Run what is to be run.
-
-        Returns:
-            list[str]: The steps that are not done.
-        """
+        """Run what is due and return the names of the steps not done."""
         for name in self.only:
             self._run(self.steps[name])
         return [name for name in self.only if not self.is_done(name)]
 
     def _run(self, step):
-        if not self.is_to_run(step):
+        if not self.is_due(step):
             self.say(f'gpu: {step.name:14} done before')
             return
-        lacks = [name for name in step.needs if not self.is_done(name) or not
-                 (self.work / self.steps[name].makes).exists()]
-        if lacks:
-            return self._note(step, 'not run', 0, 'needs ' + ', '.join(lacks))
-        limit = min(step.limit, self.left())
+        missing = [name for name in step.needs if not (
+            self.is_done(name)
+            and (self.work / self.steps[name].makes).exists())]
+        if missing:
+            self._note(step, 'not run', 0, 'needs ' + ', '.join(missing))
+            return
+        limit = min(step.limit, self.count_seconds_left())
         if limit < min(15, step.limit):
             self.say(f'gpu: {step.name:14} no time left')
             return
@@ -243,7 +239,7 @@ class Session:
                    limit)
 
     def _wait(self, process, limit):
-        """Wait for a process and end all of its kind behind the limit."""
+        """Wait for a process; end it with its children at the limit."""
         status = 'cut off'
         try:
             code = process.wait(limit)
@@ -260,34 +256,28 @@ class Session:
         return status
 
     def _env(self):
-        site = [str(self.work / 'site')] if (
-            self.work / 'site').exists() else []
-        old = os.environ.get('PYTHONPATH')
+        folders = [self.work / 'site', ROOT / 'projects',
+                   *os.environ.get('PYTHONPATH', '').split(os.pathsep)]
         return dict(
             os.environ, MPLBACKEND='Agg', PYTHONUNBUFFERED='1', COLUMNS='200',
-            PYTHONPATH=os.pathsep.join(
-                [*site, str(ROOT / 'projects'), *([old] if old else [])]))
+            PYTHONPATH=os.pathsep.join(filter(None, map(str, folders))))
 
     def _note(self, step, status, seconds, last='', limit=None):
-        """Write down what became of a step, at once."""
+        """Write down at once what became of a step."""
         self.state[step.name] = dict(
-            status=status, seconds=round(seconds, 1), limit=limit and
-            round(limit), last=last[:500], at=time.strftime('%F %T'))
+            status=status, seconds=round(seconds, 1),
+            limit=limit and round(limit), last=last[:500],
+            at=time.strftime('%F %T'))
         part = self._file.with_suffix('.part')
         part.write_text(json.dumps(self.state, indent=1))
         part.replace(self._file)
         self.say(f'gpu: {step.name:14} {status}, {seconds:.0f} s '
-                 f'({self.left():.0f} s left)'
+                 f'({self.count_seconds_left():.0f} s left)'
                  + (f': {last[:300]}' if last else ''))
 
 
 def bring_wheels(wheels, site, python=sys.executable):
-    """Unpack the wheels that were brought, without a registry.
-
-    Args:
-        wheels (Path): Their folder; it may be missing.
-        site (Path): Where to.
-    """
+    """Install the wheels of a folder, if it exists, into another folder."""
     files = sorted(map(str, Path(wheels).glob('*.whl')))
     if not files:
         return
@@ -301,15 +291,15 @@ def bring_wheels(wheels, site, python=sys.executable):
     if run.returncode:
         version = '.'.join(map(str, sys.version_info[:2]))
         reason = (run.stdout.strip().splitlines() or ['no reason given'])[-1]
-        stop(f'the wheels in {wheels} cannot be installed ({reason}); make '
-             f'gpu-wheels WHEELS_PYTHON={version} where a registry is, and '
-             'bring them anew')
+        stop(f'the wheels in {wheels} cannot be installed ({reason}); run '
+             f'make gpu-wheels WHEELS_PYTHON={version} where there is a '
+             'network, and bring them again')
     shutil.rmtree(site, ignore_errors=True)
     part.rename(site)
 
 
 def find_missing():
-    """Tell which packages cannot be imported."""
+    """List the packages that are not installed."""
     importlib.invalidate_caches()
     return [name for name in PACKAGES
             if importlib.util.find_spec(name) is None]
@@ -318,18 +308,17 @@ def find_missing():
 def check_machine(cuda, python=sys.executable):
     """Stop where packages or the GPU are missing, in one line."""
     if missing := find_missing():
-        stop(f'{python} has no {", ".join(missing)}: run make gpu-wheels '
-             'where a registry is and bring the folder .wheels, or make setup '
-             'and then make gpu')
+        stop(f'{python} has no {", ".join(missing)}; run make gpu-wheels '
+             'where there is a network and bring the folder .wheels, or make '
+             'setup and then make gpu')
     if cuda:
         import torch
         if not torch.cuda.is_available():
             stop(f'torch {torch.__version__} finds no CUDA device; make gpu '
-                 'DEVICE=cpu is the dry run')
+                 'DEVICE=cpu runs without')
 
 
-def main():
-    """Run a session."""
+def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('folder', help='work folder; results are below')
     parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda',
@@ -341,27 +330,33 @@ def main():
     parser.add_argument('--only', nargs='+', metavar='STEP',
                         help='these steps alone')
     args = parser.parse_args()
-    steps = make_steps(args.device == 'cuda')
-    names = [step.name for step in steps]
+    names = [step.name for step in make_steps(args.device == 'cuda')]
     if unknown := set(args.only or ()) - set(names):
-        parser.error(f'--only: no step {", ".join(unknown)}; there are '
+        parser.error(f'--only: no step {", ".join(unknown)}; choose from '
                      f'{", ".join(names)}')
     if not 20 <= args.seconds < float('inf'):
         parser.error(f'--seconds {args.seconds:g}: give at least 20')
-    start = time.monotonic()
+    return args
+
+
+def prepare(args):
+    """Make the work folder and see that packages and device are there."""
     try:
         os.makedirs(args.folder, exist_ok=True)
     except OSError as error:
         stop(f'{args.folder}: {error.strerror}; choose another folder')
     site = Path(args.folder).resolve() / 'site'
-    if site.exists():
-        sys.path.insert(0, str(site))
+    sys.path.insert(0, str(site))
     if find_missing():
         bring_wheels(args.wheels, site)
-        if str(site) not in sys.path:
-            sys.path.insert(0, str(site))
     check_machine(args.device == 'cuda')
-    session = Session(args.folder, steps,
+
+
+def main():
+    start = time.monotonic()
+    args = parse_args()
+    prepare(args)
+    session = Session(args.folder, make_steps(args.device == 'cuda'),
                       args.seconds - (time.monotonic() - start), args.only)
     # Either ends the step that runs, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

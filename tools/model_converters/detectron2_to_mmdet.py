@@ -5,12 +5,12 @@ vovnet-detectron2, FCOS of AdelaiDet and the box branch of centermask2
 (:mod:`vovnet.checkpoints.detectron2`).
 """
 import argparse
-import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 from vovnet.checkpoints import convert_detectron2
 from vovnet.engine import launch
 from vovnet.utils.errors import report_user_errors
