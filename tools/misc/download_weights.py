@@ -1,7 +1,7 @@
-"""Fetch published weights: ``download_weights.py NAME``.
+"""Download known weights: ``download_weights.py NAME``.
 
-With progress, resumed where it stopped, retried, and checked against the
-published checksum where there is one (:mod:`vovnet.checkpoints`).
+Interrupted downloads are resumed, and files are checked against the published
+checksum where there is one (:mod:`vovnet.checkpoints`).
 """
 import argparse
 import sys
@@ -16,7 +16,7 @@ from vovnet.utils.errors import report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Fetch published weights')
+    parser = argparse.ArgumentParser(description='Download known weights')
     parser.add_argument('name', nargs='?', help='see --list')
     parser.add_argument('--list', action='store_true',
                         help='show all names, licenses and URLs')
@@ -43,7 +43,7 @@ def main() -> None:
         use = ('next: python tools/model_converters/detectron2_to_mmdet.py '
                f'{path} {entry.config} DST.pth')
     else:
-        # By its address, so that it stays known which file it is.
+        # The URL keeps it known which file it is.
         where = path if args.out_dir else entry.url
         use = ("in a config's backbone: init_cfg=dict(type='Pretrained', "
                f"checkpoint='{where}')")

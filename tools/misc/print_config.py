@@ -1,7 +1,6 @@
-"""Print a config with everything it inherits, as training would use it.
+"""Print a config with all that it inherits, as training would use it.
 
-``tools/misc/print_config.py CONFIG [--save-path FILE] [--cfg-options ...]``,
-the options of mmdet 3.3.0's tool of the same name.
+The options are those of mmdet 3.3.0's tool of this name.
 """
 import argparse
 import sys

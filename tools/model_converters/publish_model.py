@@ -1,7 +1,6 @@
-"""Make a file to give away: ``publish_model.py SRC DST``.
+"""Make a checkpoint to publish: meta and weights, without training state.
 
-Keeps meta and weights, drops the state of training, and puts eight digits of
-the file's SHA-256 into its name (:mod:`vovnet.checkpoints.publish`).
+Eight digits of the file's SHA-256 go into its name.
 """
 import argparse
 import os

@@ -29,7 +29,7 @@ _BLOCK = 1 << 20
 
 def fetch(url: str, checksum: str = '', folder: str | None = None,
           progress: bool = True) -> str:
-    """Download a file, unless the cache has it.
+    """Download a file, unless the cache has it, and return its path.
 
     An interrupted download is resumed, also by another process later.
     Processes that want the same file wait for the one that downloads it.
@@ -41,9 +41,6 @@ def fetch(url: str, checksum: str = '', folder: str | None = None,
             as well.
         folder: None for torch.hub's cache.
         progress: Show a progress bar on a terminal.
-
-    Returns:
-        The path of the file.
 
     Raises:
         UserError: If the file cannot be downloaded or is the wrong one, which
@@ -91,15 +88,7 @@ def _find_fault(path: str, checksum: str) -> str | None:
 
 
 def find_mismatch(path: str, checksum: str) -> str | None:
-    """Compare a file, or the only one in its archive, with a checksum.
-
-    Args:
-        path: The file.
-        checksum: As for :func:`fetch`.
-
-    Returns:
-        What differs, for an error message; None if nothing does.
-    """
+    """Compare a file with a checksum; return what differs, or None."""
     algorithm, _, expected = checksum.lower().rpartition(':')
     algorithm = algorithm or 'sha256'
     digest = hashlib.new(algorithm)

@@ -8,15 +8,12 @@ from .timm_hub import copy_from_timm, find_timm_file, load_from_timm
 
 def download_weights(name: str, index: str, folder: str | None = None
                      ) -> tuple[KnownWeights, str]:
-    """Download weights by name and check that they can be read.
+    """Download weights by name; return what is known of them, and their path.
 
     Args:
         name: As for :func:`find_weights`.
         index: Path of ``model-index.yml``.
         folder: Where to put the file; None for the cache.
-
-    Returns:
-        What is known of the file, and its path.
 
     Raises:
         UserError: If there is no such name, or the file cannot be downloaded

@@ -150,9 +150,6 @@ def find_normalization(source: str, scheme: str, prefix: str,
         prefix: Prefix of its names.
         arch: Architecture.
         ese: Which blocks have eSE.
-
-    Returns:
-        None if unknown.
     """
     return _NORMALIZATION_BY_FILE.get(
         _get_file_name(source)) or get_default_normalization(

@@ -70,8 +70,8 @@ def read_metafiles(index: str) -> dict[str, KnownWeights]:
 def _read_digest(name: str, metadata: dict) -> str:
     digest = metadata.get('SHA256') or ''
     if not isinstance(digest, str):
-        raise UserError(f'SHA256 of {name}: YAML reads it as {digest!r}; put it '
-                        'in quotes in the metafile')
+        raise UserError(f'SHA256 of {name}: YAML reads it as {digest!r}; put '
+                        'it in quotes in the metafile')
     return digest
 
 
@@ -100,8 +100,8 @@ def read_index(index: str) -> list[tuple[dict, list[dict]]]:
                 collections.setdefault(None, ({}, []))
             elif where not in collections:
                 raise UserError(
-                    f'{path}: {model["Name"]}: there is no collection {where!r} '
-                    'in this metafile; correct In Collection')
+                    f'{path}: {model["Name"]}: there is no collection '
+                    f'{where!r} in this metafile; correct In Collection')
             collections[where][1].append(model)
         out += collections.values()
     return out

@@ -19,10 +19,6 @@ _TENSOR_PARTS = re.compile(
 def scan_pickle(path: str) -> tuple[int, list[str]]:
     """Find what a checkpoint asks for beyond the parts of tensors.
 
-    Args:
-        path: A pickle, several pickles as older versions of torch wrote, or a
-            zip archive of torch, also within another archive.
-
     Returns:
         The highest pickle protocol, 0 if there is no whole pickle, and each
         ``module.name`` that could run code.
@@ -46,7 +42,9 @@ def _scan(file: IO[bytes]) -> tuple[int, list[str]]:
     while True:
         try:
             protocol, names = _read_pickle(file)
-        except Exception:  # behind the last pickle, this can fail in any way
+        # Older versions of torch wrote several pickles, then raw numbers,
+        # at which this can fail in any way.
+        except Exception:
             return highest, all_names
         highest = max(highest, protocol)
         all_names += [name for name in names

@@ -201,13 +201,7 @@ def load_url(url: str, model_dir: str | None = None, map_location: Any = None,
 
 def load_download(path: str, source: str, map_location: Any = None,
                   checksum: str = '') -> Any:
-    """Load a downloaded file; remove it from its cache if that fails.
-
-    Args:
-        path: The file, or a link to it.
-        source: Where it came from.
-        map_location: As for :func:`load_file`.
-        checksum: As for :func:`fetch`.
+    """Load a downloaded file, or a link to it; remove both if that fails.
 
     Raises:
         UserError: As :func:`load_file` does, or if the checksum differs.

@@ -24,8 +24,7 @@ UNTRAINED = ('vovnet39a', 'vovnet57a', 'ese_vovnet19b_slim_dw',
 def find_timm_file(name: str) -> str:
     """Return the path of a timm model's weights; download them if needed.
 
-    Args:
-        name: timm's name of the model, with or without a tag.
+    The name may have a tag, as in ``ese_vovnet39b.ra_in1k``.
 
     Raises:
         UserError: If there are no such weights or they cannot be downloaded.
@@ -85,18 +84,10 @@ def _find_digest(path: str) -> str:
 
 
 def copy_from_timm(name: str, folder: str) -> str:
-    """Put a timm model's weights into a folder, whole and checked.
-
-    Args:
-        name: As for :func:`find_timm_file`.
-        folder: Where to; it is made if missing.
-
-    Returns:
-        The path of the copy.
+    """Copy a timm model's weights into a folder; return the copy's path.
 
     Raises:
-        UserError: If the weights cannot be downloaded, or they or the copy
-            are damaged.
+        UserError: As :func:`load_from_timm` does, or if the copy is damaged.
     """
     load_from_timm(f'timm://{name}')
     source = find_timm_file(name)
