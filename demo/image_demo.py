@@ -5,14 +5,13 @@ Writes ``<out dir>/vis/<image>`` (boxes and masks drawn) and
 ``vovnet/engine/predict.py``.
 """
 import argparse
-import os
 import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'projects'))
+import vovnet_cli
+
 from vovnet.deploy.optimize.apply import optimize_for_batch
 from vovnet.engine import launch, predict
 from vovnet.utils.errors import report_user_errors

@@ -5,13 +5,11 @@ OpenCV and onnxruntime (or openvino). Writes ``<out dir>/vis/<image>`` and
 ``<out dir>/preds/<image>.json`` (``vovnet/deploy/onnx/results.py``).
 """
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'projects'))
 try:
     from vovnet.utils.errors import report_user_errors, require_package
 except ImportError as error:

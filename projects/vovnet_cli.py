@@ -1,22 +1,21 @@
-"""What each command line of this project imports first.
+"""The first import of each command line of this project.
 
-Importing this module keeps other libraries' warnings about their own future
-from the terminal, unless Python was asked for warnings (``-W``,
-``PYTHONWARNINGS``), and ends the program with one line where a package that
-:mod:`vovnet` needs is missing or too old.
+It keeps other libraries' warnings about their own future from the terminal,
+unless Python was asked for warnings (``-W``, ``PYTHONWARNINGS``), and ends the
+program with one line where a package is missing or too old.
 """
 import logging
 import re
 import sys
 import warnings
 
-# Nobody who runs a tool can act on these. Some libraries say the same as plain
-# UserWarnings or in a log; SyntaxWarnings come when a file is first compiled.
+# Who runs a tool cannot act on these. Some libraries write them as plain
+# UserWarnings or into a log; SyntaxWarnings come when a file is compiled.
 FUTURE = r'(?is).*(deprecat|upcoming release|future (release|version))'
 
 
-def make_future_debug(*args, **kwargs) -> logging.LogRecord:
-    """Makes a log's record, at debug level where it is such a warning."""
+def make_record(*args, **kwargs) -> logging.LogRecord:
+    """Make a log record, at debug level if it is such a warning."""
     record = logging.LogRecord(*args, **kwargs)
     if (record.levelno == logging.WARNING
             and re.match(FUTURE, str(record.msg))):
@@ -29,7 +28,7 @@ if not sys.warnoptions:
                      FutureWarning, SyntaxWarning):
         warnings.simplefilter('ignore', category)
     warnings.filterwarnings('ignore', FUTURE)
-    logging.setLogRecordFactory(make_future_debug)
+    logging.setLogRecordFactory(make_record)
 
 try:
     import vovnet  # noqa: F401  # before mmdet, for mmcv's operators

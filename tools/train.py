@@ -4,12 +4,12 @@ The options are those of mmdet 3.3.0's ``tools/train.py``; what they do, and
 where it differs, is in ``vovnet/engine/launch.py``.
 """
 import argparse
-import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'projects'))
+import vovnet_cli
+
 from vovnet.engine import launch
 from vovnet.utils.errors import report_user_errors
 

@@ -15,7 +15,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from vovnet.checkpoints import download, download_weights, fetch, metafiles
 from vovnet.checkpoints import fetch_by_name as by_name
-from vovnet.checkpoints.known_weights import PUBLISHED
+from vovnet.checkpoints.known_weights import KNOWN_WEIGHTS
 from vovnet.utils.errors import UserError
 
 
@@ -276,8 +276,8 @@ def test_checksum_that_yaml_takes_for_a_number(tmp_path):
         'Models: [{Name: mine, Weights: "http://a/w.pth", '
         'Metadata: {SHA256: 00112233}}]')
     (tmp_path / 'model-index.yml').write_text('Import: [metafile.yml]')
-    with pytest.raises(UserError, match='SHA256 of mine: is read as 38043; '
-                       'put it in quotes'):
+    with pytest.raises(UserError, match='SHA256 of mine: YAML reads it as '
+                       '38043; put it in quotes'):
         metafiles.read_metafiles(str(tmp_path / 'model-index.yml'))
 
 
@@ -307,7 +307,7 @@ def test_what_no_checksum_tells_is_found_out(monkeypatch, tmp_path, content):
     """Weights by name are read once before anybody is told of success."""
     file = tmp_path / 'a.pth'
     file.write_bytes(content)
-    name, entry = next((key, value) for key, value in PUBLISHED.items()
+    name, entry = next((key, value) for key, value in KNOWN_WEIGHTS.items()
                        if not value.url.startswith('timm://'))
     monkeypatch.setattr(by_name, 'fetch', lambda *args: str(file))
     with pytest.raises(UserError, match='removed from the cache') as error:

@@ -5,7 +5,7 @@ import pytest
 from mmengine.config.utils import _get_cfg_metainfo
 
 from vovnet.checkpoints import (
-    PUBLISHED,
+    KNOWN_WEIGHTS,
     model_zoo,
     read_metafiles,
     update_page,
@@ -45,8 +45,8 @@ def test_mmengine_finds_the_models(tmp_path):
 
 
 @pytest.mark.parametrize('model', MODELS, ids=lambda m: m['Name'])
-def test_origin_and_licence_are_stated(model):
-    """Config, weights, licence, normalisation, result, source: each or a word.
+def test_origin_and_license_are_stated(model):
+    """Config, weights, license, normalization, result, source: each or a word.
     """
     metadata = model['Metadata']
     source = metadata['Source']
@@ -64,11 +64,11 @@ def test_origin_and_licence_are_stated(model):
         # What mim can download.
         assert model['Weights'].startswith('https://')
         assert metadata['Weights Format']
-        licence = read_metafiles(INDEX)[model['Name']].licence
+        license = read_metafiles(INDEX)[model['Name']].license
         if any(repository in source for repository in NON_COMMERCIAL):
-            assert licence == 'CC BY-NC 4.0'
+            assert license == 'CC BY-NC 4.0'
         if 'AdelaiDet' in source:
-            assert 'non-commercial' in licence
+            assert 'non-commercial' in license
     else:
         assert metadata['Weights Status'].startswith('no weights published')
         assert metadata['License'] == 'Apache-2.0, of the config'
@@ -93,7 +93,7 @@ def test_timm_weights_have_an_address_and_a_name():
                 f'https://huggingface.co/timm/{hub}/resolve/main/'
                 'model.safetensors')
             entry = read_metafiles(INDEX)[model['Name']]
-            assert entry.url == name == PUBLISHED[f'timm/{hub}'].url
+            assert entry.url == name == KNOWN_WEIGHTS[f'timm/{hub}'].url
             found += 1
     assert found == 6
 
@@ -116,7 +116,7 @@ def test_figures_are_those_of_the_paper():
 
 
 def test_row():
-    cells = model_zoo.row({
+    cells = model_zoo.format_row({
         'Name': 'a', 'Config': 'configs/x/a.py',
         'Metadata': {
             'License': 'CC BY-NC 4.0', 'Weights Format': 'detectron2',
@@ -133,14 +133,14 @@ def test_row():
         'COCO: 42.7 box AP, 39.3 mask AP', '71 FPS, on TITAN X',
         '[w.pth](https://host/s/1/w.pth?dl=1), detectron2, CC BY-NC 4.0',
         'BGR', '[paper, Table 5](https://arxiv.org/abs/1)')
-    cells = model_zoo.row({
+    cells = model_zoo.format_row({
         'Name': 'c', 'Config': 'c.py', 'Weights': 'https://host/c/m.bin',
         'Metadata': {
             'License': 'MIT', 'Weights Format': 'timm',
             'Weights Usage': 'backbone only', 'Checkpoint': 'timm://c'}})
     assert cells[3] == (
         '[timm://c](https://host/c/m.bin), timm, backbone only, MIT')
-    cells = model_zoo.row({
+    cells = model_zoo.format_row({
         'Name': 'd', 'Config': 'd.py', 'Metadata': {
             'Weights Status': 'no weights published',
             'Published Result': 'none', 'Caffe Weights': 'https://host/d',
@@ -152,7 +152,7 @@ def test_row():
     assert cells[3] == (
         'no weights published ([Caffe](https://host/d)); starts from random '
         'weights; can start from [x/y](https://z), MIT, with `a=1`')
-    assert model_zoo.row({'Name': 'b', 'Config': 'b.py'})[1:] == ('–', ) * 5
+    assert model_zoo.format_row({'Name': 'b', 'Config': 'b.py'})[1:] == ('–', ) * 5
 
 
 def test_bad_index(tmp_path):
@@ -165,7 +165,7 @@ def test_bad_index(tmp_path):
     for content, message in (
             ('Models: [{Config: a.py}]', 'm.yml: a model has no Name'),
             ('Models: [{Name: a, In Collection: B}]',
-             "m.yml: a is in the collection 'B', which is not there")):
+             "m.yml: a: there is no collection 'B'")):
         (tmp_path / 'm.yml').write_text(content)
         with pytest.raises(UserError, match=message):
             update_page(PAGE, str(index))

@@ -165,6 +165,16 @@ def test_files_cut_short_anywhere(length, path):
         load_file(path)
 
 
+def test_damaged_file_is_not_called_hostile(path):
+    """An array's bytes name _codecs.encode, which torch can read."""
+    torch.save(dict(w=torch.ones(9), a=np.arange(4)), path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b'PK\x03\x04')] = 0  # a record's local header
+    path.write_bytes(content)
+    with pytest.raises(UserError, match='is cut short, damaged or not a'):
+        load_file(path)
+
+
 def test_torchscript_is_refused(path):
     torch.jit.script(torch.nn.Linear(1, 1)).save(str(path))
     with pytest.raises(UserError, match='refused, it holds a program'):
@@ -187,64 +197,71 @@ def test_history_brings_no_functions(path, monkeypatch):
     assert methods['mean'] is OrderedDict
 
 
-def serve(folder):
-    """An HTTP server on this machine."""
+@pytest.fixture
+def server(tmp_path):
+    """The address of a server of the test's folder."""
     handler = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=folder)
+        http.server.SimpleHTTPRequestHandler, directory=tmp_path)
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+    threading.Thread(
+        target=server.serve_forever, args=(0.01, ), daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
 
 
-def test_links_are_not_unpickled(path, tmp_path, monkeypatch):
+def test_links_are_not_unpickled(path, server, tmp_path, monkeypatch):
     """torch.hub's default would run what is behind a link."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     torch.save(dict(w=torch.ones(1)), path)
     marker = tmp_path / 'marker'
     torch.save(dict(w=Calls(marker.mkdir)), tmp_path / 'evil.pth')
-    server = serve(tmp_path)
-    url = f'http://127.0.0.1:{server.server_port}/'
-    try:
-        loaded = CheckpointLoader.load_checkpoint(url + 'c.pth', 'cpu')
-        assert torch.equal(loaded['w'], torch.ones(1))
-        with pytest.raises(UserError, match='evil.pth: refused'):
-            CheckpointLoader.load_checkpoint(url + 'evil.pth', 'cpu')
-        with pytest.raises(UserError, match='gone.pth: cannot be downloaded'):
-            CheckpointLoader.load_checkpoint(url + 'gone.pth', 'cpu')
-    finally:
-        server.shutdown()
+    loaded = CheckpointLoader.load_checkpoint(f'{server}/c.pth', 'cpu')
+    assert torch.equal(loaded['w'], torch.ones(1))
+    for file, reason in (('evil.pth', 'refused'),
+                         ('gone.pth', 'cannot be downloaded')):
+        with pytest.raises(UserError, match=f'{file}: {reason}'):
+            CheckpointLoader.load_checkpoint(f'{server}/{file}', 'cpu')
     assert not marker.exists()
     torch.hub.load_state_dict_from_url(  # shows that the file is dangerous
         (tmp_path / 'evil.pth').as_uri(), str(tmp_path))
     assert marker.is_dir()
 
 
+@pytest.mark.parametrize('source, name', [
+    ('a.pth', 'local'), ('https://host/a.pth', 'http'),
+    ('torchvision://resnet18', 'torchvision'), ('timm://a', 'timm')])
+def test_log_names_the_backend(source, name):
+    """MMEngine cuts its name out of that of the loader."""
+    loader = CheckpointLoader._get_checkpoint_loader(source)
+    assert loader.__name__ == f'load_from_{name}'
+
+
 BARE = """
 import sys, vovnet
 from mmengine.registry import MODELS
-model = MODELS.build(dict(
-    type='VoVNet', arch='V2-19-slim-dw',
-    init_cfg=dict(type='Pretrained', checkpoint=sys.argv[1])))
-model.init_weights()
+for checkpoint in sys.argv[1:]:
+    model = MODELS.build(dict(
+        type='VoVNet', arch='V2-19-slim-dw',
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint)))
+    try:
+        model.init_weights()
+    except vovnet.utils.errors.UserError as error:
+        print(error)
 """
 
 
-@pytest.mark.parametrize('scheme', ['http', 'file'])
-def test_importing_vovnet_is_enough(scheme, tmp_path):
+def test_importing_vovnet_is_enough(server, tmp_path):
     """The backbone alone, in anybody's program, refuses code as well."""
     marker = tmp_path / 'marker'
     torch.save(dict(w=Calls(marker.mkdir)), tmp_path / 'evil.pth')
-    server = serve(tmp_path)
-    where = (f'http://127.0.0.1:{server.server_port}' if scheme == 'http'
-             else tmp_path)
-    try:
-        done = subprocess.run(
-            [sys.executable, '-c', BARE, f'{where}/evil.pth'],
-            env={**os.environ, 'TORCH_HOME': str(tmp_path / 'home'),
-                 'PYTHONPATH': str(Path(vovnet.__file__).parents[1])},
-            capture_output=True, text=True)
-    finally:
-        server.shutdown()
-    assert done.returncode != 0
-    assert 'UserError' in done.stderr and 'refused' in done.stderr
+    done = subprocess.run(
+        [sys.executable, '-c', BARE, f'{server}/evil.pth',
+         f'{tmp_path}/evil.pth'],
+        env={**os.environ, 'TORCH_HOME': str(tmp_path / 'home'),
+             'PYTHONPATH': str(Path(vovnet.__file__).parents[1])},
+        capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    by_url, by_path = done.stdout.splitlines()[-2:]
+    assert f'{server}/evil.pth: refused' in by_url
+    assert f'{tmp_path}/evil.pth: refused' in by_path
     assert not marker.exists()

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vovnet.checkpoints import (
-    PUBLISHED,
+    KNOWN_WEIGHTS,
     Dialect,
     Normalization,
     convert,
@@ -29,7 +29,7 @@ from vovnet.checkpoints import (
     match_weights,
     read_weights,
 )
-from vovnet.checkpoints.download import cache_name
+from vovnet.checkpoints.download import get_cache_name
 from vovnet.checkpoints.variant import fold_normalization
 from vovnet.models import VoVNet, VoVNetCP
 from vovnet.utils.errors import UserError
@@ -271,7 +271,7 @@ def test_names_that_mmengine_does_not_know(url, told):
     for load in (lambda: build(url, V2), lambda: load_checkpoint(
             VoVNet(**V2), url)):
         with pytest.raises(UserError, match=f'checkpoint {url}: .*{told}'
-                           '.*; give a path, an address or timm://NAME'):
+                           '.*; give a path, a URL or timm://NAME'):
             load()
 
 
@@ -465,10 +465,11 @@ def test_normalization_is_known(name, prefix, library, want):
 
 
 @pytest.mark.parametrize('name', [
-    name for name, entry in PUBLISHED.items() if 'timm://' not in entry.url])
+    name for name, entry in KNOWN_WEIGHTS.items()
+    if 'timm://' not in entry.url])
 def test_downloaded_files_are_known_like_their_addresses(name):
     """The cache keeps addresses apart that end in the same file name."""
-    url = PUBLISHED[name].url
+    url = KNOWN_WEIGHTS[name].url
     library, prefix = {
         'pytorchcv': (foreign.PYTORCHCV, ''),
         'vision-toolbox': (foreign.VISION_TOOLBOX, ''),
@@ -478,7 +479,7 @@ def test_downloaded_files_are_known_like_their_addresses(name):
     state = with_prefix(random_weights(NET, library), prefix)
     of_address, of_path, renamed = (
         interpret(state, source).dialect.normalization
-        for source in (url, f'/cache/{cache_name(url)}', 'renamed.pth'))
+        for source in (url, f'/cache/{get_cache_name(url)}', 'renamed.pth'))
     assert of_address and of_path == of_address
     if name.startswith('dd3d'):
         # Renamed it would be taken for one of detectron2's.
@@ -507,12 +508,13 @@ def test_what_a_renamed_file_was_trained_with(tmp_path):
 
 
 def test_published_names_are_known():
-    assert 'timm/ese_vovnet39b.ra_in1k' in PUBLISHED
-    assert PUBLISHED['pytorchcv/vovnet27s'].url.endswith(
+    assert 'timm/ese_vovnet39b.ra_in1k' in KNOWN_WEIGHTS
+    assert KNOWN_WEIGHTS['pytorchcv/vovnet27s'].url.endswith(
         '/v0.0.551/vovnet27s-0997-b7a5bf67.pth.zip')
-    assert PUBLISHED['authors/vovnet39_ese_detectron2'].licence == \
+    assert KNOWN_WEIGHTS['authors/vovnet39_ese_detectron2'].license == \
         'CC BY-NC 4.0'
-    assert len({entry.url for entry in PUBLISHED.values()}) == len(PUBLISHED)
+    assert len({entry.url for entry in KNOWN_WEIGHTS.values()}) == len(
+        KNOWN_WEIGHTS)
 
 
 class Detector(nn.Module):

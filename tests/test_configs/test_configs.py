@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 import vovnet  # noqa: F401
-from vovnet.checkpoints import PUBLISHED, Normalization
+from vovnet.checkpoints import KNOWN_WEIGHTS, Normalization
 from vovnet.checkpoints.metafiles import read_index
 from vovnet.checkpoints.variant import same_means
 from vovnet.models import VoVNet
@@ -271,12 +271,12 @@ def test_starting_weights_are_those_of_the_config(model, load):
     if checkpoint is None:
         assert first == dict(Name='random')
     else:
-        entry = PUBLISHED.get(first['Name'])
+        entry = KNOWN_WEIGHTS.get(first['Name'])
         assert checkpoint == (entry.url if entry else first['Name'])
         assert first['License'] and first['Source'].startswith('https://')
-        assert not entry or first['License'] == entry.licence
+        assert not entry or first['License'] == entry.license
     for other in others:
-        assert other['License'] == PUBLISHED[other['Name']].licence
+        assert other['License'] == KNOWN_WEIGHTS[other['Name']].license
         assert other['Source'].startswith('https://')
         # They are of the same network, and the options are said.
         size = re.search(r'vovnet(\d+)', other['Name'])[1]
@@ -285,7 +285,7 @@ def test_starting_weights_are_those_of_the_config(model, load):
         options = other.get('Options', '')
         assert (version == '1') == ("stem='strided'" in options)
         # Where they want other images, their stem takes the difference.
-        wanted = PUBLISHED[other['Name']].normalization
+        wanted = KNOWN_WEIGHTS[other['Name']].normalization
         given = Normalization.of(cfg.data_preprocessor)
         folded = 'data_preprocessor' in options
         assert folded != wanted.agrees(given)
@@ -294,7 +294,7 @@ def test_starting_weights_are_those_of_the_config(model, load):
 
 def test_configs_normalise_as_their_weights_want(load):
     """Each config that starts from published weights of a VoVNet."""
-    published = {e.url: e.normalization for e in PUBLISHED.values()}
+    published = {e.url: e.normalization for e in KNOWN_WEIGHTS.values()}
     checked = set()
     for name in NAMES:
         model = load(name).model

@@ -1,4 +1,6 @@
 """init_cfg, where --resume or load_from brings the same weights anyway."""
+import re
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ model['backbone']['init_cfg'] = dict(
 
 @pytest.fixture
 def config(trained, write_config, tmp_path):
-    """The trained detector's, but its first weights are gone by now."""
+    """The trained detector's config, whose first weights are gone by now."""
 
     def write(extra=''):
         return write_config(tmp_path / 'c.py', GONE.format('a', extra))
@@ -44,20 +46,9 @@ def test_load_from(config, trained, run_tool, tmp_path):
     assert 'tensors loaded, 0 missing' in run.stdout
 
 
-def test_load_from_with_weights_of_another_shape(config, trained, run_tool,
-                                                 tmp_path):
-    """They replace nothing."""
-    state = load_file(trained[1] / 'epoch_1.pth')['state_dict']
-    state['backbone.stage3.block1.aggregation.bn.bias'] = torch.ones(2)
-    torch.save(dict(state), tmp_path / 'part.pth')
-    config("load_from = 'part.pth'")
-    line = error_of(run_tool(tmp_path, 'tools/train.py', 'c.py'))
-    assert 'gone/a.pth: no such file' in line
-
-
 def test_weights_of_a_backbone_where_a_checkpoint_is_wanted(
         trained, write_config, run_tool, tmp_path):
-    """Another library's, behind its own prefix."""
+    """They have another library's prefix."""
     state = load_file(trained[1] / 'epoch_1.pth')['state_dict']
     torch.save({key.replace('backbone.', 'old.'): value for key, value
                 in state.items() if key.startswith('backbone.')},
@@ -84,26 +75,29 @@ def test_another_network_is_told_with_the_file(trained, run_tool, tmp_path):
     assert "set pool='ceil' in the backbone" in line
 
 
-@pytest.mark.parametrize('keep', [
-    lambda key: not key.startswith('backbone.'),
-    lambda key: not key.startswith('backbone.stage3.')])
-def test_load_from_without_the_whole_backbone(keep, config, trained, run_tool,
-                                              tmp_path):
-    """Then the rest has to come from where the config says."""
-    state = load_file(trained[1] / 'epoch_1.pth')
-    torch.save({key: value for key, value in state['state_dict'].items()
-                if keep(key)}, tmp_path / 'part.pth')
-    config("load_from = 'part.pth'")
-    line = error_of(run_tool(tmp_path, 'tools/train.py', 'c.py'))
-    assert 'gone/a.pth: no such file' in line
+def reshape(state):
+    key = 'backbone.stage3.block1.aggregation.bn.bias'
+    return state | {key: torch.ones(2)}
 
 
-def test_parts_are_judged_one_by_one(config, run_tool, trained, tmp_path):
-    """The neck's weights are missed, though the backbone's are not."""
-    state = load_file(trained[1] / 'epoch_1.pth')
-    torch.save({key: value for key, value in state['state_dict'].items()
-                if key.startswith('backbone.')}, tmp_path / 'part.pth')
-    config("load_from = 'part.pth'\nmodel['neck']['init_cfg'] = dict("
-           "type='Pretrained', checkpoint='gone/b.pth')")
+@pytest.mark.parametrize('change, extra, gone', [
+    (reshape, '', 'a'),  # tensors of another shape replace nothing
+    # What is left out has to come from where the config says.
+    (lambda state: select(state, r'(?!backbone\.)'), '', 'a'),
+    (lambda state: select(state, r'(?!backbone\.stage3\.)'), '', 'a'),
+    # Parts are judged one by one: the neck's weights alone are missed.
+    (lambda state: select(state, r'backbone\.'), GONE.replace(
+        'backbone', 'neck').format('b', ''), 'b')],
+    ids=['reshaped', 'no backbone', 'a part of it', 'no neck'])
+def test_load_from_without_all_weights(change, extra, gone, config, trained,
+                                       run_tool, tmp_path):
+    state = load_file(trained[1] / 'epoch_1.pth')['state_dict']
+    torch.save(change(dict(state)), tmp_path / 'part.pth')
+    config(f"load_from = 'part.pth'\n{extra}")
     line = error_of(run_tool(tmp_path, 'tools/train.py', 'c.py'))
-    assert 'gone/b.pth: no such file' in line
+    assert f'gone/{gone}.pth: no such file' in line
+
+
+def select(state, pattern):
+    return {key: value for key, value in state.items()
+            if re.match(pattern, key)}

@@ -88,7 +88,7 @@ def test_rows_are_kept_and_counted(matrix, monkeypatch, this, tmp_path,
                                    capsys):
     out = tmp_path / 'out'
     assert run(matrix, monkeypatch, out) is True  # exit status 1: one fails
-    label = f'{matrix.system()[1]}-python{this}-torch-default'
+    label = f'{matrix.name_system()[1]}-python{this}-torch-default'
     row = json.loads((out / f'{label}.json').read_text())
     assert (row['passed'], row['failed'], row['skipped']) == (2, 1, 1)
     assert row['python'] == '{}.{}.{}'.format(*sys.version_info)
@@ -120,7 +120,7 @@ def test_rows_are_kept_and_counted(matrix, monkeypatch, this, tmp_path,
 
 def test_unknown_python_is_told(matrix, monkeypatch, this, tmp_path):
     assert run(matrix, monkeypatch, tmp_path / 'out', '--pythons', '2.7') == (
-        f'matrix: there is no Python 2.7; found: {this}')
+        f'matrix: there is no Python 2.7; choose from {this}')
     assert not (tmp_path / 'out').exists()
 
 

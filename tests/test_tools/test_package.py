@@ -1,15 +1,17 @@
 """What an installation brings: operators, configs and tools.
 
 The package is installed into a fresh environment that borrows this one's
-other packages, and everything is asked of that environment's Python, which
-runs the start-up hook like any user's does.
+other packages. Its Python runs the start-up hook as any user's does.
 """
+import logging
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -20,14 +22,16 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 
 import vovnet
+from vovnet import requirements
 from vovnet.version import OLDEST_TORCH
 
 ROOT = Path(__file__).parents[2]
+PROJECTS = ROOT / 'projects'
 HOOK = 'vovnet_mmcv_ext'
 
 
 def run(*command, env=None, cwd=None):
-    """Run a command to its good end and return what it wrote."""
+    """Run a command, which must succeed, and return what it wrote."""
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'} | (
         env or {})
     done = subprocess.run(
@@ -37,6 +41,12 @@ def run(*command, env=None, cwd=None):
     return done.stdout
 
 
+def run_code(code, *folders, **options):
+    """Run Python code that finds this project and what the folders have."""
+    return run(sys.executable, '-c', code, **options, env={
+        'PYTHONPATH': os.pathsep.join(map(str, [*folders, PROJECTS]))})
+
+
 def pip(python, *args):
     return run(sys.executable, '-m', 'pip', '--python', python,
                '--disable-pip-version-check', *args)
@@ -44,7 +54,7 @@ def pip(python, *args):
 
 @pytest.fixture(scope='module', params=['editable', 'wheel'])
 def installed(request, tmp_path_factory):
-    """The Python of an environment, its site-packages, and the checkout."""
+    """An environment's Python, its site-packages, and the checkout."""
     folder = tmp_path_factory.mktemp(request.param)
     checkout = folder / 'checkout'
     checkout.mkdir()
@@ -70,30 +80,51 @@ def installed(request, tmp_path_factory):
     return python, site, checkout
 
 
-def files(root):
-    """What the files below a folder hold; no caches, no editor's leavings."""
+def read_files(root):
+    """Read the files below a folder that a package should have."""
     return {str(path.relative_to(root)): path.read_bytes()
             for path in root.rglob('*')
             if path.suffix in ('.py', '.yml', '.sh')}
 
 
+# Prints where mim finds the package, by a function that mim has too, and runs
+# a tool from there on configs.
+SHOW_CONFIGS = '''
+import runpy, sys
+from mmengine.utils import get_installed_path
+package = get_installed_path('vovnet')
+print(package)
+for config in sys.argv[1:]:
+    sys.argv[1:] = [config]
+    runpy.run_path(f'{package}/.mim/tools/misc/print_config.py', None,
+                   '__main__')
+'''
+
+
+@pytest.mark.xdist_group('installed')
 def test_mim_finds_everything(installed, tmp_path):
     python, site, checkout = installed
-    # mim has the same function.
-    package = Path(run(
-        python, '-W', 'ignore', '-c', 'from mmengine.utils import '
-        'get_installed_path as path; print(path("vovnet"))').strip())
-    mim = package / '.mim'
-    assert files(mim / 'configs') == files(checkout / 'configs')
-    tools = files(checkout / 'tools')
-    if package == site / 'vovnet':
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = 'vovnet::retinanet/retinanet_vovnet-39_fpn_1x_coco.py'\n"
+        "model = dict(backbone=dict(arch='V1-57'))\n")
+    out = run(python, '-W', 'ignore', '-c', SHOW_CONFIGS, 'mine.py',
+              'configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py',
+              cwd=tmp_path)
+    package, mine, theirs = out.split('\nConfig:\n')
+    assert "arch='V1-57'" in mine and "type='RetinaNet'" in mine
+    assert "arch='V1-39'" in theirs
+
+    mim = Path(package) / '.mim'
+    assert read_files(mim / 'configs') == read_files(checkout / 'configs')
+    tools = read_files(checkout / 'tools')
+    if Path(package) == site / 'vovnet':
         for name in ('setup_env', 'make_model_zoo', 'matrix'):
             del tools[f'misc/{name}.py']  # they are about the checkout
     else:
         # In place: what is changed here is changed there.
-        assert package == checkout / 'projects/vovnet'
+        assert Path(package) == checkout / 'projects/vovnet'
         assert (mim / 'configs').resolve() == checkout / 'configs'
-    assert files(mim / 'tools') == tools
+    assert read_files(mim / 'tools') == tools
 
     # mim's own reader leaves out what it cannot read.
     index = modelindex.load(str(mim / 'model-index.yml'))
@@ -102,19 +133,8 @@ def test_mim_finds_everything(installed, tmp_path):
     assert sorted(model.config for model in index.models) == sorted(wanted)
     assert all((mim / path).is_file() for path in wanted)
 
-    # A tool from there, and a config of one's own on one from there.
-    (tmp_path / 'mine.py').write_text(
-        "_base_ = 'vovnet::retinanet/retinanet_vovnet-39_fpn_1x_coco.py'\n"
-        "model = dict(backbone=dict(arch='V1-57'))\n")
-    out = run(python, mim / 'tools/misc/print_config.py', 'mine.py',
-              cwd=tmp_path)
-    assert "arch='V1-57'" in out
-    assert "type='RetinaNet'" in out
-    own = 'configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py'
-    out = run(python, mim / 'tools/misc/print_config.py', own, cwd=tmp_path)
-    assert "arch='V1-39'" in out
 
-
+@pytest.mark.xdist_group('installed')
 @pytest.mark.parametrize('installed', ['wheel'], indirect=True)
 def test_source_distribution_makes_the_same_wheel(installed, tmp_path):
     _, site, checkout = installed
@@ -133,7 +153,7 @@ def test_source_distribution_makes_the_same_wheel(installed, tmp_path):
                       f'.data/purelib/{HOOK}.pth']
         held = {name.removeprefix('vovnet/'): archive.read(name)
                 for name in archive.namelist() if name.startswith('vovnet/')}
-    assert held == files(site / 'vovnet')
+    assert held == read_files(site / 'vovnet')
 
 
 @pytest.mark.parametrize('name', [
@@ -167,45 +187,61 @@ def test_hub_finds_the_imported_package_and_its_weights():
                                 if model['Config'] == f'configs/{name}']
 
 
+# Interpreters that a spawned data loader and pytest-xdist start.
+WORKERS = '''
+import sys
+import torch
+from torch.utils.data import DataLoader
+
+class Boxes(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        from mmcv.ops import nms
+        box = torch.tensor([[0., 0, i + 1, 2]])
+        return nms(box, torch.ones(1), .5)[0]
+
+def test_worker():
+    import mmdet.models, mmdet.datasets
+    assert 'vovnet' not in sys.modules
+    assert Boxes()[0].shape == (1, 5)
+    loader = DataLoader(Boxes(), num_workers=1,
+                        multiprocessing_context='spawn')
+    assert [int(b[0, 0, 2]) for b in loader] == [1, 2]
+'''
+
+
 @pytest.mark.slow
+@pytest.mark.xdist_group('installed')
+@pytest.mark.parametrize('installed', ['wheel'], indirect=True)
+def test_hook_serves_other_programs(installed, tmp_path):
+    """mmdet by itself, and fresh interpreters that nobody prepares."""
+    (tmp_path / 'test_workers.py').write_text(WORKERS)
+    assert '1 passed' in run(
+        installed[0], '-m', 'pytest', '-n', '1', '-p', 'no:cacheprovider',
+        'test_workers.py', cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('installed')
 def test_hook(installed, tmp_path):
     python, site, checkout = installed
 
     # Starting Python brings the finder along, and nothing heavy.
-    out = run(python, '-c', 'import sys; print(*sys.modules)', cwd=tmp_path)
-    assert HOOK in out.split()
-    assert not {'torch', 'mmcv', 'mmengine', 'vovnet'} & set(out.split())
+    out = run(python, '-c', 'import sys; print(*sys.modules)\n'
+              'print(sys.meta_path[-1].find_spec("mmcv._ext").origin)',
+              cwd=tmp_path)
+    modules, ext = out.splitlines()
+    assert HOOK in modules.split()
+    assert not {'torch', 'mmcv', 'mmengine', 'vovnet'} & set(modules.split())
+    assert Path(ext).name == 'torchvision_ext.py' and Path(ext).is_file()
     cost = []
     for _ in range(5):
         out = run(python, '-X', 'importtime', '-c', '', cwd=tmp_path)
         cost.append(
             int(re.search(rf'\|\s*(\d+) \|\s+{HOOK}\n', out).group(1)))
     assert min(cost) < 10_000, f'{min(cost)} us'  # a hundredth second
-
-    # mmdet by itself, as its own tools import it.
-    run(python, '-c', 'import sys, mmdet.models, mmdet.datasets\n'
-        'assert "vovnet" not in sys.modules', cwd=tmp_path)
-
-    # Data loader workers and pytest-xdist's are fresh interpreters.
-    script = tmp_path / 'test_workers.py'
-    script.write_text(
-        'import torch\n'
-        'from torch.utils.data import DataLoader\n'
-        'class Boxes(torch.utils.data.Dataset):\n'
-        '    def __len__(self): return 4\n'
-        '    def __getitem__(self, i):\n'
-        '        from mmcv.ops import nms\n'
-        '        box = torch.tensor([[0., 0, i + 1, 2]])\n'
-        '        return nms(box, torch.ones(1), .5)[0]\n'
-        'def test_worker():\n'
-        '    assert Boxes()[0].shape == (1, 5)\n'
-        'if __name__ == "__main__":\n'
-        '    loader = DataLoader(Boxes(), num_workers=2,\n'
-        '                        multiprocessing_context="spawn")\n'
-        '    print([int(b[0, 0, 2]) for b in loader])\n')
-    assert '[1, 2, 3, 4]' in run(python, script)
-    assert '1 passed' in run(python, '-m', 'pytest', '-n', '1', script,
-                             cwd=tmp_path)
 
     # A checkout that has moved leaves every start of Python silent.
     if (site / HOOK).with_suffix('.py').exists():
@@ -219,71 +255,59 @@ def test_hook(installed, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('code', [
-    'import vovnet, mmdet.models',
-    'import vovnet.models; from mmcv.cnn.bricks import transformer',
-    'from vovnet.ops import backend; import mmcv.ops; print(backend())',
-])
-def test_without_the_hook_importing_vovnet_is_enough(code, tmp_path):
-    run(sys.executable, '-W', 'error::UserWarning:mmcv', '-c', code,
-        env={'PYTHONPATH': str(ROOT / 'projects')}, cwd=tmp_path)
+@pytest.mark.parametrize('module', ['vovnet', HOOK])
+def test_one_import_is_enough(module, tmp_path):
+    """For mmcv's operators and, from Python 3.14 on, pkgutil.find_loader."""
+    out = run(sys.executable, '-W', 'error::UserWarning:mmcv', '-c',
+              'import pkgutil\n'
+              'if hasattr(pkgutil, "find_loader"): del pkgutil.find_loader\n'
+              f'import {module}\n'
+              'from mmcv.cnn.bricks import transformer\n'
+              'import mmdet.models, mmcv.ops\n'
+              'from mmengine.utils.dl_utils import mmcv_full_available\n'
+              'from mmcv.utils.ext_loader import check_ops_exist\n'
+              'assert pkgutil.find_loader("no_such_module") is None\n'
+              'print(mmcv_full_available(), check_ops_exist())',
+              env={'PYTHONPATH': str(PROJECTS)}, cwd=tmp_path)
+    assert out == 'True True\n'
 
 
 @pytest.fixture
 def compiled(tmp_path):
-    """A package ``mmcv`` that has its own ``_ext``."""
+    """The operators of a package ``mmcv`` that has its own ``_ext``."""
     (tmp_path / 'mmcv').mkdir()
     (tmp_path / 'mmcv' / '__init__.py').touch()
-    ext = tmp_path / 'mmcv' / '_ext.py'
-    return ext, {'PYTHONPATH': f'{tmp_path}:{ROOT / "projects"}'}
+    return tmp_path / 'mmcv' / '_ext.py'
 
 
-def test_compiled_operators_win(compiled):
-    ext, env = compiled
-    ext.write_text('')
+def test_compiled_operators_win(compiled, tmp_path):
+    compiled.write_text('')
     code = f'import {HOOK}, mmcv._ext; print(mmcv._ext.__file__)'
-    assert run(sys.executable, '-c', code, env=env) == f'{ext}\n'
+    assert run_code(code, tmp_path) == f'{compiled}\n'
 
 
-def test_broken_compiled_operators_are_not_hidden(compiled):
-    ext, env = compiled
-    ext.write_text('raise ImportError("undefined symbol")')
+def test_broken_compiled_operators_are_not_hidden(compiled, tmp_path):
+    compiled.write_text('raise ImportError("undefined symbol")')
     code = (f'import {HOOK}\ntry: import mmcv._ext\n'
             'except ImportError as error: print(error)')
-    assert run(sys.executable, '-c', code, env=env) == 'undefined symbol\n'
+    assert run_code(code, tmp_path) == 'undefined symbol\n'
 
 
 def test_importing_twice_installs_once():
-    code = (f'import importlib, sys, {HOOK} as hook\n'
-            'importlib.reload(hook); hook.install()\n'
-            'print([f for f in sys.meta_path'
-            ' if getattr(f, "__module__", "") == hook.__name__]'
-            ' == sys.meta_path[-1:])')
-    out = run(sys.executable, '-c', code,
-              env={'PYTHONPATH': str(ROOT / 'projects')})
-    assert out == 'True\n'
+    assert run_code(
+        f'import importlib, sys, {HOOK} as hook\n'
+        'importlib.reload(hook); hook.install()\n'
+        'print([f for f in sys.meta_path'
+        ' if getattr(f, "__module__", "") == hook.__name__]'
+        ' == sys.meta_path[-1:])') == 'True\n'
 
 
-def test_find_loader_is_there():
-    """Python 3.14 has it no more, and mmengine and mmcv call it."""
-    code = ('import pkgutil\n'
-            'if hasattr(pkgutil, "find_loader"): del pkgutil.find_loader\n'
-            'import {}\n'
-            'from mmengine.utils.dl_utils import mmcv_full_available\n'
-            'from mmcv.utils.ext_loader import check_ops_exist\n'
-            'assert pkgutil.find_loader("no_such_module") is None\n'
-            'print(mmcv_full_available(), check_ops_exist())')
-    for module in ('vovnet', f'{HOOK}, mmdet.models'):
-        assert run(sys.executable, '-c', code.format(module), env={
-            'PYTHONPATH': str(ROOT / 'projects')}) == 'True True\n'
-
-
-def without_packages(folder, *script):
+def run_without_packages(folder, *script):
     """Run a script where Python finds this project and what a folder has."""
     return subprocess.run(
         [sys.executable, '-S', *map(str, script)], text=True,
         capture_output=True, cwd=folder, env={
-            'PYTHONPATH': f'{ROOT / "projects"}:{folder}'})
+            'PYTHONPATH': f'{PROJECTS}:{folder}'})
 
 
 ALL = 'vovnet needs torch, torchvision, mmengine, mmcv, '
@@ -303,7 +327,7 @@ FEW = 'vovnet needs torch, torchvision, mmcv, cv2, '
 def test_import_tells_what_is_missing(there, code, told, tmp_path):
     for name in there:
         (tmp_path / f'{name}.py').touch()
-    done = without_packages(tmp_path, '-c', code)
+    done = run_without_packages(tmp_path, '-c', code)
     assert (done.returncode == 0) == (told is None)
     assert done.stdout == ''
     line = done.stderr.splitlines()[-1] if told else done.stderr
@@ -313,13 +337,18 @@ def test_import_tells_what_is_missing(there, code, told, tmp_path):
         assert "pip install 'vovnet[openmmlab]'" in line
 
 
-def test_import_refuses_an_old_torch():
-    code = ('import torch\n'
-            'torch.__version__ = type(torch.__version__)("2.4.1+cu121")\n'
-            'try: import vovnet\n'
-            'except ImportError as error: print(error)')
-    assert run(sys.executable, '-c', code, env={
-        'PYTHONPATH': str(ROOT / 'projects')}) == (
+def import_with_stubs(folder, **stubs):
+    """Import vovnet beside stubs of packages; return how that ends."""
+    for name, code in stubs.items():
+        (folder / f'{name}.py').write_text(code)
+    return run_code('try: import vovnet\n'
+                    'except ImportError as error: print(error)', folder)
+
+
+def test_import_refuses_an_old_torch(tmp_path):
+    assert import_with_stubs(
+        tmp_path, torch='__version__ = "2.4.1+cu121"', torchvision='',
+        cv2='') == (
             f'vovnet needs torch {OLDEST_TORCH} or later, this is '
             '2.4.1+cu121: pip install --upgrade torch torchvision\n')
 
@@ -331,11 +360,8 @@ def test_import_refuses_an_old_torch():
      'pip install --upgrade torch torchvision'),
 ])
 def test_import_tells_what_does_not_load(name, error, remedy, tmp_path):
-    (tmp_path / f'{name}.py').write_text(f'raise {error}')
-    code = ('try: import vovnet\n'
-            'except ImportError as error: print(error)')
-    told = run(sys.executable, '-c', code, env={
-        'PYTHONPATH': f'{tmp_path}:{ROOT / "projects"}'})
+    stubs = dict(torch='', torchvision='') | {name: f'raise {error}'}
+    told = import_with_stubs(tmp_path, **stubs)
     reason = error.partition('"')[2].rstrip('")')
     assert told.startswith(f'vovnet needs {name}, which does not load here '
                            f'({reason}): {remedy}')
@@ -347,15 +373,18 @@ TOOLS = sorted({*ROOT.glob('tools/**/*.py'), *ROOT.glob('demo/*.py')} - {
     for name in ('setup_env.py', 'matrix.py', 'gpu_session.py')})
 
 
-@pytest.mark.parametrize('there', [[], ['onnxruntime']], ids=str)
-@pytest.mark.parametrize('tool', TOOLS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('tool, there', [
+    *((tool, []) for tool in TOOLS),
+    (ROOT / 'tools/test.py', ['onnxruntime']),
+    (ROOT / 'demo/onnx_demo.py', ['onnxruntime'])],
+    ids=lambda value: getattr(value, 'stem', str(value)))
 def test_tools_tell_what_is_missing(tool, there, tmp_path):
     """Each command line, in one line, whatever it would import next."""
     for name in there:
         (tmp_path / f'{name}.py').touch()
-    done = without_packages(tmp_path, tool)
+    done = run_without_packages(tmp_path, tool)
     assert done.returncode == 1
-    # The one that wants no torch.
+    # The one that needs no torch.
     alone = tool.stem == 'onnx_demo' and there
     assert done.stderr.startswith('error: numpy: is not installed' if alone
                                   else f'error: {ALL}')
@@ -378,35 +407,38 @@ def test_detection_without_torch_needs_the_package_alone(tmp_path):
     assert 'Detect without torch' in out
 
 
-def test_tools_need_more_than_models(tmp_path):
+CLI = str(PROJECTS / 'vovnet_cli.py')
+
+
+def test_tools_need_more_than_models(monkeypatch):
     """Models are built without mmdet, of which the tools want everything."""
-    code = ('from importlib import util; find = util.find_spec\n'
-            'util.find_spec = lambda name, package=None: None if '
-            'name == "mmdet" else find(name, package)\n'
-            'from vovnet.models import VoVNet\n'
-            'print(VoVNet("V1-27-slim").strides)\n'
-            'try: import vovnet_cli\n'
-            'except SystemExit as stop: print(stop)')
-    out = run(sys.executable, '-c', code, cwd=tmp_path, env={
-        'PYTHONPATH': str(ROOT / 'projects')})
-    assert out.splitlines()[0] == '(4, 8, 16, 32)'
-    assert out.splitlines()[1].startswith(
-        'error: vovnet needs mmdet, not installed here: pip install')
+    find_spec = requirements.find_spec
+    monkeypatch.setattr(requirements, 'find_spec', lambda name: (
+        None if name == 'mmdet' else find_spec(name)))
+    assert requirements.find_missing(requirements.MODELS) == ''
+    with pytest.raises(SystemExit, match='^error: vovnet needs mmdet, not '
+                       'installed here: pip install'):
+        runpy.run_path(CLI)
 
 
-def test_tools_are_silent_about_the_future(tmp_path):
-    script = tmp_path / 'tool.py'
-    script.write_text(
-        'import vovnet_cli, warnings\n'
-        'for text, kind in [("old", DeprecationWarning),\n'
-        '                   ("old", FutureWarning),\n'
-        '                   ("old", PendingDeprecationWarning),\n'
-        '                   ("old", SyntaxWarning),\n'
-        '                   ("pkg is deprecated as an API", UserWarning),\n'
-        '                   ("a number is not finite", UserWarning)]:\n'
-        '    warnings.warn(text, kind)\n')
-    env = {'PYTHONPATH': str(ROOT / 'projects')}
-    out = run(sys.executable, script, env=env)
-    assert out.count('Warning: ') == 1 and 'not finite' in out
-    out = run(sys.executable, '-W', 'default::FutureWarning', script, env=env)
-    assert 'FutureWarning: old' in out  # as Python was asked
+@pytest.mark.parametrize('asked, heard', [
+    ([], ['a number is not finite']),
+    (['default::FutureWarning'], [
+        'old', 'old', 'old', 'old', 'pkg is deprecated as an API',
+        'a number is not finite'])])
+def test_tools_are_silent_about_the_future(asked, heard, monkeypatch):
+    """Unless Python was asked for warnings."""
+    monkeypatch.setattr(sys, 'warnoptions', asked)
+    factory = logging.getLogRecordFactory()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        runpy.run_path(CLI)
+        logging.setLogRecordFactory(factory)
+        for text, kind in [('old', DeprecationWarning),
+                           ('old', FutureWarning),
+                           ('old', PendingDeprecationWarning),
+                           ('old', SyntaxWarning),
+                           ('pkg is deprecated as an API', UserWarning),
+                           ('a number is not finite', UserWarning)]:
+            warnings.warn(text, kind, stacklevel=1)
+    assert [str(warning.message) for warning in caught] == heard

@@ -10,10 +10,10 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # the profiler's
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+import vovnet_cli
+
 import torch
 from rich.console import Console
 

@@ -6,10 +6,11 @@ sheet (:mod:`vovnet.analysis`).
 import argparse
 import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 from vovnet.analysis import draw_detection_sheet, sample_evenly
 from vovnet.engine import launch, predict
 from vovnet.engine.checks.detection_data import check_datasets

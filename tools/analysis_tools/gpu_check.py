@@ -5,15 +5,14 @@ A part of ``make gpu``. What a check is, is in
 """
 import argparse
 import json
-import os
 import sys
 import time
 import traceback
 from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 from vovnet.benchmark.gpu_checks import CHECKS
 from vovnet.benchmark.latency import MEASURED
 from vovnet.utils.devices import find_device

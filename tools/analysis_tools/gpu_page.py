@@ -5,9 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 from vovnet.paper.gpu_page import DRY, make_page
 from vovnet.utils.errors import UserError, report_user_errors
 

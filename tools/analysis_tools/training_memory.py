@@ -7,11 +7,12 @@ mode of ``with_cp``, beside timm's network of the same arch
 import argparse
 import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # the profiler's
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+import vovnet_cli
+
 import torch
 from rich.console import Console
 from rich.progress import Progress

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+import vovnet_cli
+
 from tqdm import tqdm
 
 from vovnet.datasets import SHAPE_CLASSES, make_shapes

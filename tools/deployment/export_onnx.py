@@ -5,14 +5,13 @@ OpenVINO, and is put in place only if it finds what the model finds
 (``vovnet/deploy/export/verify.py``).
 """
 import argparse
-import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 from vovnet.deploy.export import export, verify
 from vovnet.engine import launch, predict
 from vovnet.utils.errors import report_user_errors, require_package

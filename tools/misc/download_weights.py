@@ -1,25 +1,25 @@
-"""Fetch published weights: ``download_weights.py NAME``.
+"""Download known weights: ``download_weights.py NAME``.
 
-With progress, resumed where it stopped, retried, and checked against the
-published checksum where there is one (:mod:`vovnet.checkpoints`).
+Interrupted downloads are resumed, and files are checked against the published
+checksum where there is one (:mod:`vovnet.checkpoints`).
 """
 import argparse
-import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 from vovnet.checkpoints import download_weights
-from vovnet.checkpoints.metafiles import INDEX, all_weights
+from vovnet.checkpoints.metafiles import INDEX, list_weights
 from vovnet.utils.errors import report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Fetch published weights')
+    parser = argparse.ArgumentParser(description='Download known weights')
     parser.add_argument('name', nargs='?', help='see --list')
     parser.add_argument('--list', action='store_true',
-                        help='show all names, licences and addresses')
+                        help='show all names, licenses and URLs')
     parser.add_argument(
         '--out-dir', help="where to put the file (default: torch.hub's "
         "cache, where a config's URL finds it)")
@@ -35,19 +35,19 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.list:
-        for name, entry in all_weights(args.index).items():
-            print(f'{name}  [{entry.licence}]  {entry.url}')
+        for name, entry in list_weights(args.index).items():
+            print(f'{name}  [{entry.license}]  {entry.url}')
         return
     entry, path = download_weights(args.name, args.index, args.out_dir)
     if entry.format == 'detectron2':
         use = ('next: python tools/model_converters/detectron2_to_mmdet.py '
                f'{path} {entry.config} DST.pth')
     else:
-        # By its address, so that it stays known which file it is.
+        # The URL keeps it known which file it is.
         where = path if args.out_dir else entry.url
         use = ("in a config's backbone: init_cfg=dict(type='Pretrained', "
                f"checkpoint='{where}')")
-    print(f'{path}\nlicence: {entry.licence}; {use}')
+    print(f'{path}\nlicense: {entry.license}; {use}')
 
 
 if __name__ == '__main__':

@@ -1,9 +1,9 @@
 """Run the tests on several Pythons and torches: called by ``make matrix``.
 
-For each combination a fresh environment is set up as ``make setup`` does it,
-the tests run in it, and it is removed. What is known of a combination is kept
-as a JSON file, so that runs can be added one by one, also from other systems;
-the table holds them all. Standard library only.
+Each combination gets a fresh environment, made as by ``make setup`` and
+removed afterwards, and a JSON file of results. The table shows all of these
+files, so that runs can be added one by one, also from other systems. Standard
+library only.
 """
 import argparse
 import datetime
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FAST = ['tests/test_models', 'tests/test_ops', 'tests/test_configs',
         'tests/test_checkpoints']
-VERSIONS = '''
+SHOW_VERSIONS = '''
 import json, platform
 from importlib.metadata import version
 print(json.dumps(dict(
@@ -40,22 +40,23 @@ def find_pythons():
     """
     pyenv = Path(os.environ.get('PYENV_ROOT', Path.home() / '.pyenv'))
     folders = [*os.environ.get('PATH', '').split(os.pathsep),
-               *map(str, sorted(pyenv.glob('versions/*/bin')))]
+               *sorted(pyenv.glob('versions/*/bin'))]
     found = {}
     for folder in folders:
         for path in Path(folder).glob('python3*'):
-            if not path.name[len('python3'):].strip('.0123456789'):
-                # pyenv's shims are there for versions that are not active.
-                done = subprocess.run(
-                    [path, '-c', 'import ensurepip, venv, sys; '
-                     'print(*sys.version_info[:3])'],
-                    capture_output=True, text=True)
-                if done.returncode == 0:
-                    version = tuple(map(int, done.stdout.split()))
-                    found[version] = str(path)
+            if path.name[len('python3'):].strip('.0123456789'):
+                continue  # python3-config and the like
+            # pyenv has shims for versions that are not active, which fail.
+            done = subprocess.run(
+                [path, '-c', 'import ensurepip, venv, sys; '
+                 'print(*sys.version_info[:3])'],
+                capture_output=True, text=True)
+            if done.returncode == 0:
+                version = tuple(map(int, done.stdout.split()))
+                found[version] = str(path)
     newest = {version[:2]: found[version] for version in sorted(found)}
     return {'{}.{}'.format(*minor): path
-            for minor, path in sorted(newest.items()) if minor >= OLDEST}
+            for minor, path in newest.items() if minor >= OLDEST}
 
 
 def run(command, log):
@@ -69,11 +70,10 @@ def run(command, log):
     return status, round(time.monotonic() - start)
 
 
-def count(report):
-    """Sum up a JUnit report: what passed, failed and was skipped."""
-    suites = ElementTree.parse(report).getroot().iter('testsuite')
+def count_results(report):
+    """Count what passed, failed and was skipped in a JUnit report."""
     total = dict.fromkeys(('tests', 'failures', 'errors', 'skipped'), 0)
-    for suite in suites:
+    for suite in ElementTree.parse(report).getroot().iter('testsuite'):
         for key in total:
             total[key] += int(suite.get(key, 0))
     failed = total['failures'] + total['errors']
@@ -82,17 +82,17 @@ def count(report):
 
 
 def try_combination(python, torch, tests, folder, keep):
-    """Set up an environment, run the tests in it, remove it.
+    """Make an environment, run the tests in it and remove it.
 
     Args:
         python (str): Interpreter.
         torch (str): Version; empty for the default one.
-        tests (list[str]): What pytest runs; empty for the whole suite.
-        folder (Path): Of the environment, the log and JUnit's report.
+        tests (list[str]): Arguments of pytest; empty for the whole suite.
+        folder (Path): Where the environment, the log and the report go.
         keep (bool): Leave the environment.
 
     Returns:
-        dict: What was installed, passed and failed, with an outcome in words.
+        dict: Versions, counts, times and, in words, the outcome.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -108,13 +108,13 @@ def try_combination(python, torch, tests, folder, keep):
             return row
         interpreter = venv / 'bin' / 'python'
         row |= json.loads(subprocess.run(
-            [interpreter, '-c', VERSIONS], stdout=subprocess.PIPE,
+            [interpreter, '-c', SHOW_VERSIONS], stdout=subprocess.PIPE,
             check=True).stdout)
         status, row['tests_s'] = run(
             [interpreter, '-m', 'pytest', '-q', '-n', '2', '--dist',
              'loadgroup', f'--junitxml={report}', *(tests or ['tests'])], log)
         if report.exists():
-            row |= count(report)
+            row |= count_results(report)
         row['outcome'] = ('passes' if status == 0
                           else f'pytest ended with {status}, see {log}')
         return row
@@ -123,7 +123,7 @@ def try_combination(python, torch, tests, folder, keep):
             shutil.rmtree(venv, ignore_errors=True)
 
 
-def system():
+def name_system():
     """Name the operating system, for people and for files."""
     try:
         found = platform.freedesktop_os_release()
@@ -133,23 +133,23 @@ def system():
             found['ID'] + found.get('VERSION_ID', '-testing'))
 
 
-def table(rows):
+def format_table(rows):
     """Lay out rows as Markdown."""
     lines = ['| Python | torch | numpy | tests | passed | failed | skipped '
              '| set-up | tests took | system | date |', '| --- ' * 11 + '|']
     for row in sorted(rows, key=lambda r: (release(r['python']),
                                            release(r['torch']))):
-        known = dict.fromkeys(('numpy', 'passed', 'skipped'), '') | {
+        cells = dict.fromkeys(('numpy', 'passed', 'skipped'), '') | {
             'failed': row['outcome'], 'tests_s': 0} | row
-        known['tests_m'] = round(known['tests_s'] / 60)
+        cells['tests_m'] = round(cells['tests_s'] / 60)
         lines.append(
             '| {python} | {torch} | {numpy} | {tests} | {passed} | {failed} '
             '| {skipped} | {setup_s} s | {tests_m} min | {system} | {date} |'
-            .format_map(known))
+            .format_map(cells))
     return '\n'.join(lines) + '\n'
 
 
-def main():
+def parse_args():
     parser = argparse.ArgumentParser(
         description='Run the tests on several Pythons and torches')
     parser.add_argument('out', type=Path, help='folder for environments, '
@@ -165,25 +165,29 @@ def main():
                        help=f'only {" ".join(FAST)}')
     parser.add_argument('--keep', action='store_true',
                         help='leave the environments, 6 GB each')
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
     found = find_pythons()
     wanted = args.pythons or list(found)
     for name in wanted:
         if name not in found:
-            sys.exit(f'matrix: there is no Python {name}; found: '
+            sys.exit(f'matrix: there is no Python {name}; choose from '
                      f'{", ".join(found)}')
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    long_name, short_name = system()
+    system, short_system = name_system()
     tests = FAST if args.fast else args.tests
     what = 'fast part' if args.fast else ' '.join(tests) or 'all'
     good = True
     for name in wanted:
         for torch in args.torches or ['default']:
-            label = '-'.join([short_name, f'python{name}', f'torch-{torch}',
+            label = '-'.join([short_system, f'python{name}', f'torch-{torch}',
                               *['part'] * bool(tests)])
             print(f'matrix: {label} ...', flush=True)
-            row = {'system': long_name, 'tests': what, 'python': name,
+            row = {'system': system, 'tests': what, 'python': name,
                    'torch': torch, 'date': str(datetime.date.today())}
             row |= try_combination(
                 found[name], '' if torch == 'default' else torch, tests,
@@ -191,10 +195,10 @@ def main():
             (out / f'{label}.json').write_text(json.dumps(row, indent=1))
             good &= row['outcome'] == 'passes'
             print(f'matrix: {label}: {row["outcome"]}', flush=True)
-    rows = [json.loads(path.read_text())
-            for path in out.glob('*.json')]
-    (out / 'table.md').write_text(table(rows))
-    print(table(rows), end='')
+    table = format_table(
+        [json.loads(path.read_text()) for path in out.glob('*.json')])
+    (out / 'table.md').write_text(table)
+    print(table, end='')
     sys.exit(not good)
 
 

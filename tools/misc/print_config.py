@@ -1,15 +1,14 @@
-"""Print a config with everything it inherits, as training would use it.
+"""Print a config with all that it inherits, as training would use it.
 
-``tools/misc/print_config.py CONFIG [--save-path FILE] [--cfg-options ...]``,
-the options of mmdet 3.3.0's tool of the same name.
+The options are those of mmdet 3.3.0's tool of this name.
 """
 import argparse
-import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 from vovnet.engine import launch
 from vovnet.utils.errors import report_user_errors
 

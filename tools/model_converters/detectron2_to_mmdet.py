@@ -1,16 +1,15 @@
-"""Make a checkpoint of mmdet from a detector of detectron2.
+"""Convert a detector of detectron2 into a checkpoint of mmdet.
 
-``detectron2_to_mmdet.py SRC CONFIG DST``, for Faster and Mask R-CNN of
-vovnet-detectron2, FCOS of AdelaiDet and the box branch of centermask2
-(:mod:`vovnet.checkpoints.detectron2`).
+Faster and Mask R-CNN of vovnet-detectron2, FCOS of AdelaiDet and the box
+branch of centermask2 (:mod:`vovnet.checkpoints.detectron2`).
 """
 import argparse
-import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 from vovnet.checkpoints import convert_detectron2
 from vovnet.engine import launch
 from vovnet.utils.errors import report_user_errors
@@ -21,8 +20,8 @@ def parse_args() -> argparse.Namespace:
         description='Convert a detector of detectron2')
     parser.add_argument('src', help='the file of the authors, or its URL')
     parser.add_argument(
-        'config', help='of the same detector, such as configs/faster_rcnn/'
-        'faster-rcnn_vovnetv2-39_fpn_d2-3x_coco.py')
+        'config', help='config of the same detector, such as configs/'
+        'faster_rcnn/faster-rcnn_vovnetv2-39_fpn_d2-3x_coco.py')
     parser.add_argument('dst', help='the new file')
     return parser.parse_args()
 

@@ -1,15 +1,15 @@
-"""Make a file to give away: ``publish_model.py SRC DST``.
+"""Make a checkpoint to publish: meta and weights, without training state.
 
-Keeps meta and weights, drops the state of training, and puts eight digits of
-the file's SHA-256 into its name (:mod:`vovnet.checkpoints.publish`).
+Eight digits of the file's SHA-256 go into its name.
 """
 import argparse
 import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 import vovnet.utils.atomic_file  # noqa: F401  # registers whole files
 from vovnet.checkpoints import publish
 from vovnet.utils.errors import report_user_errors

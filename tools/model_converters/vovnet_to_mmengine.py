@@ -1,15 +1,11 @@
-"""Translate a VoVNet's weights: ``vovnet_to_mmengine.py SRC DST [--to ...]``.
-
-From any library's names into this project's, or on into another's
-(:mod:`vovnet.checkpoints`).
-"""
+"""Convert a VoVNet's weights between libraries (:mod:`vovnet.checkpoints`)."""
 import argparse
-import os
 import sys
+from pathlib import Path
 
-sys.path.insert(0, os.path.join(
-    os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
-import vovnet_cli  # isort: skip  # noqa: F401  # first
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
+import vovnet_cli
+
 import vovnet.utils.atomic_file  # noqa: F401  # registers whole files
 from vovnet.checkpoints import TARGETS, convert
 from vovnet.utils.errors import report_user_errors
@@ -17,7 +13,7 @@ from vovnet.utils.errors import report_user_errors
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Translate a VoVNet's weights between libraries")
+        description="Convert a VoVNet's weights between libraries")
     parser.add_argument(
         'src', help='a file in any naming scheme, a URL, or timm://NAME')
     parser.add_argument(
@@ -27,12 +23,12 @@ def parse_args() -> argparse.Namespace:
         help="whose names (default: mmengine, this project's)")
     parser.add_argument(
         '--images', choices=['fold', 'keep'],
-        help='where the other library normalises images otherwise than the '
-        'weights want: fold the difference into the stem, or keep the weights '
-        'as they are')
+        help='where the other library normalizes images otherwise than the '
+        'weights expect: fold the difference into the stem, or keep the '
+        'weights as they are')
     parser.add_argument(
-        '--prefix', help='what stands before the names in SRC, where it holds '
-        'several VoVNets')
+        '--prefix', help='prefix of the names in SRC, if it holds several '
+        'VoVNets')
     return parser.parse_args()
 
 
@@ -42,11 +38,11 @@ def main() -> None:
     weights, written = convert(
         args.src, args.dst, args.to, args.prefix, args.images)
     left_out = weights.left_out
+    names = ', '.join([*left_out[:3], *['...'] * (len(left_out) > 3)])
     print(f'{args.src}: {weights}')
-    print(f'{args.dst}: {written} tensors in the names of '
-          f'{args.to}; {len(left_out)} of the file left out'
-          + (f' ({", ".join(left_out[:3])}'
-             f'{", ..." if len(left_out) > 3 else ""})' if left_out else ''))
+    print(f'{args.dst}: {written} tensors in the names of {args.to}; '
+          f'{len(left_out)} of the file left out'
+          + (f' ({names})' if names else ''))
 
 
 if __name__ == '__main__':

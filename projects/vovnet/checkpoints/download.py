@@ -1,18 +1,17 @@
-"""Files from the network that are whole, or not there.
+"""Downloads that are whole, or not there.
 
-Own work on the standard library; HTTP ranges as in RFC 9110, section 14. The
-cache is torch.hub's (``$TORCH_HOME/hub/checkpoints``), so that what is there
-already serves.
+HTTP ranges as in RFC 9110, section 14. The cache is that of torch.hub
+(``$TORCH_HOME/hub/checkpoints``), so its files serve here too.
 """
 import glob
 import hashlib
-import http.client
 import io
 import os
 import re
 import socket
 import time
 import zipfile
+from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlparse
 from urllib.request import Request, urlopen
@@ -28,107 +27,86 @@ WAITS = (1, 2, 4, 8)  # seconds before each further attempt
 _BLOCK = 1 << 20
 
 
-class _Broken(ConnectionError):
-    """The connection ended before the file did."""
-
-
 def fetch(url: str, checksum: str = '', folder: str | None = None,
           progress: bool = True) -> str:
-    """Download a file once.
+    """Download a file, unless the cache has it, and return its path.
 
-    What a broken connection has left is completed by the next attempt, also
-    in another process and on another day. Processes that want the same file
-    wait for the one that fetches it.
+    An interrupted download is resumed, also by another process later.
+    Processes that want the same file wait for the one that downloads it.
 
     Args:
-        url: http(s) address.
-        checksum: SHA-256 of the file in hexadecimal digits, or the beginning
-            of it; ``'sha1:...'`` names another algorithm. Also checked where
-            the file is in the cache already.
-        folder: Where to keep it; by default torch.hub's cache.
-        progress: Show a bar, on a terminal.
-
-    Returns:
-        str: The path of the file.
+        url: HTTP(S) address.
+        checksum: SHA-256 in hexadecimal digits, or their beginning;
+            ``'sha1:...'`` names another algorithm. Cached files are checked
+            as well.
+        folder: None for torch.hub's cache.
+        progress: Show a progress bar on a terminal.
 
     Raises:
-        UserError: If it cannot be had, or is not what it should be. Nothing
-            of such a file stays in the cache.
+        UserError: If the file cannot be downloaded or is the wrong one, which
+            is then removed.
     """
     folder = folder or os.path.join(torch.hub.get_dir(), 'checkpoints')
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, cache_name(url))
+    path = os.path.join(folder, get_cache_name(url))
     with FileLock(f'{path}.lock'):
         if os.path.exists(path):
-            if not _wrong(path, checksum):
+            if not _find_fault(path, checksum):
                 return path
             os.remove(path)
         part = _download(url, path, progress)
-        if reason := _wrong(part, checksum):
+        if fault := _find_fault(part, checksum):
             os.remove(part)
-            raise UserError(f'checkpoint {url}: {reason}; the download has '
+            raise UserError(f'checkpoint {url}: {fault}; the download has '
                             'been removed from the cache')
         os.replace(part, path)
     return path
 
 
-def cache_name(url: str) -> str:
-    """How a file is called in the cache.
+def get_cache_name(url: str) -> str:
+    """Return a file's name in the cache.
 
-    Addresses that share a name are kept apart; where the name ends with a
-    hash it is torch.hub's.
+    It is torch.hub's if it ends with a hash. Otherwise a digest of the URL
+    is added, because many files are called ``model_final.pth``.
     """
     name = os.path.basename(unquote(urlparse(url).path)) or 'checkpoint'
-    stem, ending = os.path.splitext(name)
     if re.search(r'-[0-9a-f]{8,}(\.|$)', name):
         return name
+    stem, ending = os.path.splitext(name)
     return f'{stem}.{_digest(url)}{ending}'
 
 
-def _wrong(path: str, checksum: str) -> str | None:
-    """Why a downloaded file must not be kept."""
-    if reason := not_weights(path):
-        return reason
+def _find_fault(path: str, checksum: str) -> str | None:
+    if fault := find_foreign_content(path):
+        return fault
     if checksum:
-        return mismatch(path, checksum)
+        return find_mismatch(path, checksum)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip():
-                return 'is damaged'
+            return 'is damaged' if archive.testzip() else None
     return None
 
 
-def mismatch(path: str, checksum: str) -> str | None:
-    """Compare a file, or what is in its archive, with a checksum.
-
-    Args:
-        path: The file.
-        checksum: As for :func:`fetch`.
-
-    Returns:
-        str | None: What is wrong, for the message of an error.
-    """
-    algorithm, _, wanted = checksum.lower().rpartition(':')
-    digest = hashlib.new(algorithm or 'sha256')
-    content = unwrapped(path)
+def find_mismatch(path: str, checksum: str) -> str | None:
+    """Compare a file with a checksum; return what differs, or None."""
+    algorithm, _, expected = checksum.lower().rpartition(':')
+    algorithm = algorithm or 'sha256'
+    digest = hashlib.new(algorithm)
+    content = unzip_checkpoint(path)
     with open(path, 'rb') if content == path else content as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     found = digest.hexdigest()
-    if found.startswith(wanted):
+    if found.startswith(expected):
         return None
-    return (f'is not the file that was published: its '
-            f'{algorithm or "sha256"} is {found[:16]}..., expected '
-            f'{wanted[:16]}...')
+    return (f'is not the file that was published: its {algorithm} is '
+            f'{found[:16]}..., expected {expected[:16]}...')
 
 
-def unwrapped(path: str) -> str | io.BytesIO:
-    """The file, or the only .pth in it where it is a zip archive of one.
+def unzip_checkpoint(path: str) -> str | io.BytesIO:
+    """Return what ``NAME.pth.zip`` holds, as pytorchcv publishes weights.
 
-    pytorchcv publishes ``NAME.pth.zip``.
-
-    Returns:
-        str | io.BytesIO: The path as it is, or what the archive holds.
+    Other files, which have no archive around them, come back as their path.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -138,8 +116,8 @@ def unwrapped(path: str) -> str | io.BytesIO:
     return path
 
 
-def not_weights(path: str) -> str | None:
-    """Recognise what is often saved in place of weights, or return None."""
+def find_foreign_content(path: str) -> str | None:
+    """Recognize what is often saved in place of weights."""
     with open(path, 'rb') as file:
         start = file.read(200)
     head = start.removeprefix(b'\xef\xbb\xbf').lstrip().lower()
@@ -147,7 +125,8 @@ def not_weights(path: str) -> str | None:
         return 'is empty (0 bytes); copy or download it again'
     if head.startswith(b'version https://git-lfs'):
         return 'is a Git LFS pointer, not the file; run `git lfs pull`'
-    # No pickle, no zip begins so; a safetensors file may, with its length.
+    # No pickle or zip begins with "<", but the length of a safetensors
+    # header can.
     if head.startswith(b'<') and start[8:9] != b'{':
         return ('is a web page, not a checkpoint; download it again with the '
                 'direct link')
@@ -155,67 +134,67 @@ def not_weights(path: str) -> str | None:
 
 
 def _download(url: str, path: str, progress: bool) -> str:
-    """Transfer a file with several attempts; returns its partial's name."""
+    """Transfer a file in several attempts; return the partial's path."""
     for attempt, wait in enumerate((*WAITS, None)):
         try:
             return _transfer(url, path, progress)
+        except HTTPError as error:
+            reason = f'{error.code} {error.reason}'
+            final = error.code < 500 and error.code not in (408, 416, 429)
         except (URLError, TimeoutError, ConnectionError,
-                http.client.HTTPException) as error:
-            reason = getattr(error, 'reason', None) or error
-            # Names that are not found twice: there is no network.
+                HTTPException) as error:
+            reason = getattr(error, 'reason', error)
+            # A name that is not found twice: there is no network.
             final = isinstance(reason, socket.gaierror) and attempt > 0
-            if isinstance(error, HTTPError):
-                final = error.code < 500 and error.code not in (408, 416, 429)
-                reason = f'{error.code} {error.reason}'
         if final or wait is None:
             raise UserError(
                 f'checkpoint {url}: cannot be downloaded ({reason}); check '
-                'the connection and the address, or download it elsewhere and '
+                'the connection and the URL, or download it elsewhere and '
                 'give the path of the file')
         time.sleep(wait)
 
 
 def _transfer(url: str, path: str, progress: bool) -> str:
-    """Make one attempt, going on where another version of it has ended.
+    """Make one attempt, which goes on where an earlier one ended.
 
-    The partial's name holds a digest of what the server calls this version of
-    the file, so that two versions are never mixed.
+    The partial's name holds a digest of the server's version of the file, so
+    that two versions are never mixed.
     """
     parts = glob.glob(f'{glob.escape(path)}.*.part')
-    have = os.path.getsize(parts[0]) if parts else 0
+    size = os.path.getsize(parts[0]) if parts else 0
     request = Request(url, headers={'User-Agent': 'vovnet'})
-    if have:
-        request.add_header('Range', f'bytes={have}-')
+    if size:
+        request.add_header('Range', f'bytes={size}-')
     try:
         response = urlopen(request, timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code == 416:  # nothing is left to send, or less is there
+        if error.code == 416:  # the server's file is no longer than the part
             _remove(parts)
         raise
     with response:
-        version = response.headers.get('ETag') or \
-            response.headers.get('Last-Modified') or ''
+        headers = response.headers
+        version = headers.get('ETag') or headers.get('Last-Modified') or ''
         part = f'{path}.{_digest(version)}.part'
-        if response.status == 206 and not (
-                version and parts == [part] and response.headers.get(
-                    'Content-Range', '').startswith(f'bytes {have}-')):
+        resumed = response.status == 206
+        same = version and parts == [part] and headers.get(
+            'Content-Range', '').startswith(f'bytes {size}-')
+        if not (resumed and same):
             _remove(parts)
-            raise _Broken('the file has changed on the server')
-        if response.status != 206:
-            _remove(parts)
-            have = 0
-        length = response.headers.get('Content-Length')
-        total = have + int(length) if length else None
+            size = 0
+        if resumed and not same:
+            raise ConnectionError('the file has changed on the server')
+        length = headers.get('Content-Length')
+        total = size + int(length) if length else None
         with open(part, 'ab') as file, tqdm(
-                total=total, initial=have, unit='B', unit_scale=True,
+                total=total, initial=size, unit='B', unit_scale=True,
                 desc=os.path.basename(path), leave=False,
                 disable=None if progress else True) as bar:
             while block := response.read(_BLOCK):
                 file.write(block)
                 bar.update(len(block))
-        size = os.path.getsize(part)
+    size = os.path.getsize(part)
     if total is not None and size < total:
-        raise _Broken(f'only {size} of {total} bytes came')
+        raise ConnectionError(f'only {size} of {total} bytes came')
     return part
 
 

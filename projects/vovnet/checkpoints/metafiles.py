@@ -1,9 +1,9 @@
-"""Weights by name: those of the metafiles, and those that others publish.
+"""Weights by name: those of metafiles, and those that others publish.
 
-Own work on OpenMMLab's model index (``model-index.yml`` with ``Import``, and
-metafiles with ``Models: [{Name, Weights, Metadata}]``), which mim reads too.
-``Metadata`` may have a file's checksum, as ``SHA256``, and as ``Checkpoint``
-what a config of this project says in place of its address (``timm://NAME``).
+Metafiles are OpenMMLab's (``model-index.yml`` with ``Import``), as mim reads
+them. ``Metadata`` may also have a file's checksum, as ``SHA256``, and what
+configs of this project say in place of its URL (``timm://NAME``), as
+``Checkpoint``.
 """
 import difflib
 import os
@@ -12,26 +12,18 @@ from pathlib import Path
 import yaml
 
 from ..utils.errors import UserError
-from .known_weights import PUBLISHED, Published
+from .known_weights import KNOWN_WEIGHTS, KnownWeights
 
 INDEX = str(Path(__file__).parents[1] / '.mim' / 'model-index.yml')
 
 
-def find_weights(name: str, index: str) -> Published:
-    """Look a name up.
-
-    Args:
-        name: A key of :data:`~vovnet.checkpoints.known_weights.PUBLISHED`, or the
-            name of a model in a metafile.
-        index: Path of ``model-index.yml``; may be missing.
-
-    Returns:
-        Published: Address and checksum.
+def find_weights(name: str, index: str) -> KnownWeights:
+    """Look a name up in all that :func:`list_weights` lists.
 
     Raises:
         UserError: If there is no such name, with the nearest ones.
     """
-    known = all_weights(index)
+    known = list_weights(index)
     if name not in known:
         near = difflib.get_close_matches(name, known, 3, 0.3) or list(known)
         raise UserError(f'{name}: no weights of this name; the nearest are '
@@ -39,40 +31,25 @@ def find_weights(name: str, index: str) -> Published:
     return known[name]
 
 
-def all_weights(index: str) -> dict[str, Published]:
-    """Those that others publish and those of an index's metafiles, by name.
-
-    Args:
-        index: As for :func:`read_metafiles`.
-    """
-    return {**PUBLISHED, **read_metafiles(index)}
+def list_weights(index: str) -> dict[str, KnownWeights]:
+    """Return the known weights and those of an index's metafiles, by name."""
+    return {**KNOWN_WEIGHTS, **read_metafiles(index)}
 
 
-def checksum_of(url: str) -> str:
-    """What is known of a file by its address, whoever asks for it.
-
-    Args:
-        url: As in :data:`~vovnet.checkpoints.known_weights.PUBLISHED`, or as
-            ``Weights`` in a metafile of this project.
-
-    Returns:
-        str: As for :func:`~vovnet.checkpoints.fetch`; empty if unknown.
-    """
-    return next((entry.checksum for entry in all_weights(INDEX).values()
+def find_checksum(url: str) -> str:
+    """Return the checksum of a known URL; empty if there is none."""
+    return next((entry.checksum for entry in list_weights(INDEX).values()
                  if entry.url == url and entry.checksum), '')
 
 
-def read_metafiles(index: str) -> dict[str, Published]:
-    """All models with weights that the metafiles of an index name.
+def read_metafiles(index: str) -> dict[str, KnownWeights]:
+    """Return all models of an index that have weights, by name.
 
     Args:
-        index: Path of ``model-index.yml``; without it there are none.
-
-    Returns:
-        dict[str, Published]: By name.
+        index: Path of ``model-index.yml``; without it there are no models.
 
     Raises:
-        UserError: If a file is not as OpenMMLab has it.
+        UserError: If a metafile is invalid.
     """
     if not os.path.isfile(index):
         return {}
@@ -81,36 +58,33 @@ def read_metafiles(index: str) -> dict[str, Published]:
         for model in models:
             metadata = model.get('Metadata') or {}
             if model.get('Weights'):
-                found[model['Name']] = Published(
+                found[model['Name']] = KnownWeights(
                     metadata.get('Checkpoint', model['Weights']),
                     metadata.get('License', 'not stated'),
-                    checksum=_digest(model['Name'], metadata),
+                    checksum=_read_digest(model['Name'], metadata),
                     format=metadata.get('Weights Format', ''),
                     config=model.get('Config', ''))
     return found
 
 
-def _digest(name: str, metadata: dict) -> str:
+def _read_digest(name: str, metadata: dict) -> str:
     digest = metadata.get('SHA256') or ''
-    if not isinstance(digest, str):  # YAML takes digits for a number
-        raise UserError(f'SHA256 of {name}: is read as {digest!r}; put it in '
-                        'quotes in its metafile')
+    if not isinstance(digest, str):
+        raise UserError(f'SHA256 of {name}: YAML reads it as {digest!r}; put '
+                        'it in quotes in the metafile')
     return digest
 
 
 def read_index(index: str) -> list[tuple[dict, list[dict]]]:
-    """Everything in the metafiles of an index.
-
-    Args:
-        index: Path of ``model-index.yml``.
+    """Read the metafiles of an index.
 
     Returns:
-        list[tuple[dict, list[dict]]]: Each collection and the models in it,
-        in the order of the files. Models of no collection come with ``{}``.
+        Each collection with its models, in the order of the files. Models
+        without a collection come with ``{}``.
 
     Raises:
-        UserError: If a file cannot be read, or a model has no name or is in a
-            collection that its metafile does not have.
+        UserError: If a file cannot be read, or a model lacks a name or its
+            collection.
     """
     out = []
     for file in _read(index).get('Import') or ():
@@ -126,8 +100,8 @@ def read_index(index: str) -> list[tuple[dict, list[dict]]]:
                 collections.setdefault(None, ({}, []))
             elif where not in collections:
                 raise UserError(
-                    f'{path}: {model["Name"]} is in the collection {where!r}, '
-                    'which is not there; correct In Collection')
+                    f'{path}: {model["Name"]}: there is no collection '
+                    f'{where!r} in this metafile; correct In Collection')
             collections[where][1].append(model)
         out += collections.values()
     return out
@@ -142,5 +116,5 @@ def _read(path: str) -> dict:
                         f'({str(error).splitlines()[0]}); correct it'
                         ) from error
     if not isinstance(content, dict):
-        raise UserError(f'{path}: is no metafile; it needs Import or Models')
+        raise UserError(f'{path}: is not a metafile; add Import or Models')
     return content

@@ -1,13 +1,12 @@
-"""The model zoo as a page: what the metafiles say, in tables.
+"""The model zoo as a page: tables from the metafiles.
 
-Own work on OpenMMLab's model index (see :mod:`.metafiles`). Of a metafile's
-keys these are read, beside those that mim reads: ``License``,
+These keys are read beside those that mim reads: ``License``,
 ``Normalization``, ``Weights Format``, ``Weights Usage``, ``Caffe Weights``,
-``Source`` with ``Table`` or ``Section``, ``Note``, and what a source says of a
-model's cost. A model without ``Weights`` has ``Weights Status``, in words, and
-``Starting Weights``: what the config starts from and, behind it, what else it
-can start from, each with ``Name``, ``License``, ``Source`` and the ``Options``
-that it takes; one without ``Results`` has ``Published Result: none``.
+``Source`` with ``Table`` or ``Section``, ``Note``, and the costs that a source
+states. A model without ``Weights`` has ``Weights Status``, in words, and
+``Starting Weights``: what the config starts from, then what else it can start
+from, each with ``Name``, ``License``, ``Source`` and the ``Options`` that it
+takes. A model without ``Results`` has ``Published Result: none``.
 """
 import os
 import re
@@ -25,66 +24,56 @@ COLUMNS = ('config', 'published result', 'cost', 'weights', 'images',
 
 
 def update_page(page: str, index: str) -> str:
-    """Write the tables anew.
+    """Replace what stands between :data:`BEGIN` and :data:`END` in a page.
 
     Args:
-        page: Text of the page; what stands between :data:`BEGIN` and
-            :data:`END` is replaced.
+        page: Text of the page.
         index: Path of ``model-index.yml``. Links to configs are relative to a
             folder beside it.
 
     Returns:
-        str: The new text.
+        The new text.
 
     Raises:
-        UserError: If the page lacks a mark, a metafile cannot be read, or a
-            model in it has no name or config.
+        UserError: If the page lacks a mark or a metafile is invalid.
     """
     found = re.fullmatch(
         f'(.*{re.escape(BEGIN)}\n).*({re.escape(END)}\n.*)', page, re.DOTALL)
     if not found:
         raise UserError(f'the page needs a line {BEGIN} and, below it, a line '
                         f'{END}; put them where the tables belong')
-    tables = [table(collection, models)
+    tables = [format_collection(collection, models)
               for collection, models in read_index(index)]
     return f'{found[1]}\n' + '\n\n'.join(tables) + f'\n\n{found[2]}'
 
 
-def table(collection: Mapping[str, Any], models: list[Mapping[str, Any]]
-          ) -> str:
-    """One collection: its title, its paper, a row for each of its models.
-
-    Args:
-        collection: An entry of a metafile's ``Collections``.
-        models: Those of its ``Models`` that are in it.
-
-    Returns:
-        str: Markdown.
-    """
+def format_collection(collection: Mapping[str, Any],
+                      models: list[Mapping[str, Any]]) -> str:
+    """Lay out a collection's title, paper and models as Markdown."""
     paper = collection.get('Paper', {})
     lines = [f'## {collection["Name"]}', '',
              f'[{paper["Title"]}]({paper["URL"]})' if paper else '', '',
              f'| {" | ".join(COLUMNS)} |', '| --- ' * len(COLUMNS) + '|']
-    lines += [f'| {" | ".join(row(model))} |' for model in models]
+    lines += [f'| {" | ".join(format_row(model))} |' for model in models]
     return '\n'.join(lines)
 
 
-def row(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """The cells of one model, in the order of :data:`COLUMNS`."""
+def format_row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a model, in the order of :data:`COLUMNS`."""
     metadata = model.get('Metadata') or {}
     name = f'[{model["Name"]}](../{model["Config"]})'
     if note := metadata.get('Note'):
         name += f' ({note})'
-    results = _results(model.get('Results') or ()) or metadata.get(
+    results = _format_results(model.get('Results') or ()) or metadata.get(
         'Published Result')
-    cells = (name, results, _cost(metadata),
-             _weights(model.get('Weights'), metadata),
-             metadata.get('Normalization', ''), _source(metadata))
+    cells = (name, results, _format_cost(metadata),
+             _format_weights(model.get('Weights'), metadata),
+             metadata.get('Normalization', ''), _format_source(metadata))
     return tuple(cell or '–' for cell in cells)
 
 
-def _results(results: list[Mapping[str, Any]]) -> str:
-    """The main figures; those of thresholds and sizes stay in the metafile."""
+def _format_results(results: list[Mapping[str, Any]]) -> str:
+    """Name the main figures, without those of thresholds and sizes."""
     by_dataset: dict[str, list[str]] = {}
     for result in results:
         by_dataset.setdefault(result['Dataset'], []).extend(
@@ -94,7 +83,7 @@ def _results(results: list[Mapping[str, Any]]) -> str:
                      for dataset, figures in by_dataset.items())
 
 
-def _cost(metadata: Mapping[str, Any]) -> str:
+def _format_cost(metadata: Mapping[str, Any]) -> str:
     figures = [f'{time["value"]} ms on {time["hardware"]}'.replace(
         'on not stated', '(hardware not stated)')
         for time in metadata.get('inference time (ms/im)', ())]
@@ -109,7 +98,7 @@ def _cost(metadata: Mapping[str, Any]) -> str:
     return ', '.join(figures)
 
 
-def _weights(url: str | None, metadata: Mapping[str, Any]) -> str:
+def _format_weights(url: str | None, metadata: Mapping[str, Any]) -> str:
     if url:
         name = metadata.get('Checkpoint') or os.path.basename(
             url.partition('?')[0])
@@ -119,15 +108,15 @@ def _weights(url: str | None, metadata: Mapping[str, Any]) -> str:
     status = metadata.get('Weights Status', '')
     if caffe := metadata.get('Caffe Weights'):
         status += f' ([Caffe]({caffe}))'
-    first, *others = [_start(each) for each in metadata.get(
+    first, *others = [_format_start(each) for each in metadata.get(
         'Starting Weights', ())] or ['']
     return '; '.join(filter(None, (
         status, first and f'starts from {first}',
         others and f'can start from {", ".join(others)}')))
 
 
-def _start(weights: Mapping[str, str]) -> str:
-    """Weights that a training starts from: their name and their licence."""
+def _format_start(weights: Mapping[str, str]) -> str:
+    """Name weights to start from, their license and their options."""
     if 'Source' not in weights:
         return f'{weights["Name"]} weights'
     name = os.path.basename(weights['Name']) if weights['Name'].startswith(
@@ -136,7 +125,7 @@ def _start(weights: Mapping[str, str]) -> str:
         f', with `{weights["Options"]}`' if 'Options' in weights else '')
 
 
-def _source(metadata: Mapping[str, Any]) -> str:
+def _format_source(metadata: Mapping[str, Any]) -> str:
     url = metadata.get('Source')
     if not url:
         return ''

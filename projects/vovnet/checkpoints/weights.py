@@ -15,7 +15,7 @@ from ..models import VoVNet
 from ..utils.errors import UserError
 from . import variant as d
 from .key_maps import SCHEMES, detect, own_scheme, translate
-from .known_weights import customary, normalization
+from .known_weights import find_normalization, get_default_normalization
 from .normalization import wanted_images
 from .variant import Dialect, Normalization
 
@@ -111,7 +111,7 @@ def interpret(checkpoint: Any, source: str, prefix: str | None = None
         ese=ese, bottleneck=any('.layers.0.0.' in key for key in own))
     name = d.arch_name(arch, ese)
     if spoken.normalization is None:
-        spoken = spoken._replace(normalization=normalization(
+        spoken = spoken._replace(normalization=find_normalization(
             source, scheme, prefix, name, ese))
     left_out = [key for key in tensors if key not in outside and (
         not key.startswith(prefix) or key[len(prefix):] not in names)]
@@ -395,7 +395,7 @@ def export_weights(weights: Weights, scheme: str, prefix: str = '',
             do about it.
     """
     own, spoken = weights.state_dict, weights.dialect
-    given = customary(scheme, prefix, weights.arch, spoken.ese)
+    given = get_default_normalization(scheme, prefix, weights.arch, spoken.ese)
     if images == 'fold' and not (spoken.normalization and given):
         who = 'users of these names' if spoken.normalization else 'the weights'
         raise UserError('--images fold: nothing says which images '

@@ -9,8 +9,6 @@ import vovnet_mmcv_ext
 
 __all__ = ['backend']
 
-vovnet_mmcv_ext.restore_find_loader()  # also beside a compiled mmcv
-
 
 def backend() -> str:
     """Return whose kernels ``mmcv.ops`` runs on.
