@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 import vovnet
 from vovnet.deploy.optimize.apply import difference
 from vovnet.deploy.optimize.backends import load_runtime, runtimes
-from vovnet.engine.build import build_network, load_any_config
+from vovnet.engine.build import build_network
+from vovnet.engine.config import load_config
 from vovnet.utils.dummy_forward import run_network
 from vovnet.utils.errors import UserError
 
@@ -53,7 +54,7 @@ def test_backbones(backbone, mode, any_bf16):
 @pytest.mark.parametrize('mode', ['onnxruntime', 'openvino'])
 def test_a_detectors_maps(mode):
     torch.manual_seed(0)
-    model = build_network(load_any_config(
+    model = build_network(load_config(
         'configs/demo/retinanet_vovnet-27-slim_fpn_shapes.py')).eval()
     images = IMAGES[:1]
     with torch.no_grad():
@@ -83,7 +84,7 @@ def test_threads_are_torchs(backbone, any_bf16, monkeypatch):
 
 
 def test_proposals_are_refused():
-    model = build_network(load_any_config(
+    model = build_network(load_config(
         'configs/demo/mask-rcnn_vovnet-27-slim_fpn_shapes.py')).eval()
     with pytest.raises(UserError, match='MaskRCNN works on proposals'):
         load_runtime('onnxruntime', model, [IMAGES])

@@ -19,7 +19,8 @@ from vovnet.deploy.optimize.folding import (
     fuse_convolutions,
 )
 from vovnet.deploy.optimize.modes import MODES
-from vovnet.engine.build import build_network, load_any_config
+from vovnet.engine.build import build_network
+from vovnet.engine.config import load_config
 from vovnet.utils.dummy_forward import create_placeholder_samples, run_network
 from vovnet.utils.errors import UserError
 
@@ -64,7 +65,7 @@ def backbone(**options):
 
 
 def detector(config, **model):
-    cfg = load_any_config(config, {f'model.{k}': v for k, v in model.items()})
+    cfg = load_config(config, {f'model.{k}': v for k, v in model.items()})
     torch.manual_seed(0)
     return settle(build_network(cfg))
 
@@ -121,7 +122,7 @@ DETECTORS = {
 def build(name):
     torch.manual_seed(0)
     config, left = DETECTORS[name]
-    model = build_network(load_any_config(config))
+    model = build_network(load_config(config))
     return settle(model), left
 
 

@@ -3,8 +3,6 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 
 import vovnet  # noqa: F401  isort: skip  # first, for mmcv's operators
 import cv2
@@ -20,7 +18,8 @@ from tool_runs import ROOT, RUNTIME
 
 from vovnet.checkpoints import load_file
 from vovnet.datasets import draw_scene, make_shape_folders
-from vovnet.engine import launch
+from vovnet.engine import run
+from vovnet.engine.config import load_config
 
 CONFIG = '''
 _base_ = {base!r}
@@ -146,7 +145,7 @@ def test_config_for_testing_alone(run_tool, tmp_path):
 def build(config, checkpoint):
     from vovnet.engine.build import load_network
     return load_network(
-        launch.load_config(str(config)), str(checkpoint)).eval()
+        load_config(str(config)), str(checkpoint)).eval()
 
 
 def test_training_goes_on(classifier, run_tool, tmp_path):
@@ -163,13 +162,8 @@ def test_training_goes_on(classifier, run_tool, tmp_path):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_two_processes(classifier, run_tool, tmp_path):
-    environment = dict(
-        PATH=f'{sys.exec_prefix}/bin:/usr/bin:/bin', OMP_NUM_THREADS='1',
-        PYTHON=sys.executable)
-    run = subprocess.run(
-        ['bash', ROOT / 'tools/dist_train.sh', classifier[0], '2'],
-        cwd=tmp_path, capture_output=True, text=True, env=environment)
+def test_two_processes(classifier, run_tool, run_two, tmp_path):
+    run, _ = run_two(tmp_path, 'tools/train.py', classifier[0])
     tested = run_tool(tmp_path, 'tools/test.py', classifier[0],
                       tmp_path / 'work_dirs/tiny/epoch_1.pth')
     assert accuracy(run) == accuracy(tested)
@@ -232,7 +226,7 @@ def test_class_missing_from_validation(spoilt, run_tool, tmp_path):
     data, config = spoilt
     shutil.rmtree(data / 'val/cross')
     error_line(run_tool(tmp_path, 'tools/train.py', config),
-               'val_dataloader', 'no folder for cross')
+               'val_dataloader', 'missing: cross')
 
 
 def test_wrong_number_of_classes(spoilt, run_tool, tmp_path):
@@ -306,10 +300,10 @@ def test_pretrain_and_fine_tune(write_config, tmp_path, monkeypatch):
     config = write(tmp_path / 'classifier.py', crops(tmp_path / 'crops'))
 
     def train(path, extra=None):
-        cfg = launch.load_config(str(path), extra)
+        cfg = load_config(str(path), extra)
         cfg.work_dir, cfg.launcher = str(tmp_path / path.stem), 'none'
         cfg.custom_hooks = [dict(type='Watch')]
-        return launch.train(cfg)
+        return run.train(cfg)
 
     trained = train(config).model.state_dict()
     checkpoint = tmp_path / 'classifier/epoch_1.pth'

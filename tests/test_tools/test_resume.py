@@ -22,19 +22,20 @@ custom_hooks = [dict(type='EMAHook', momentum=0.1)]
 '''
 LOOPS = dict(
     epoch='''
-train_cfg.update(max_epochs=4)
+train_cfg.update(max_epochs=2)
 ''',
+    # An epoch has 6 iterations: the stop is in the second.
     iter='''
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=16, val_interval=8)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=10, val_interval=7)
 train_dataloader.update(sampler=dict(type='InfiniteSampler'))
-default_hooks.update(checkpoint=dict(by_epoch=False, interval=8))
+default_hooks.update(checkpoint=dict(by_epoch=False, interval=7))
 log_processor = dict(by_epoch=False)
 ''')
 WORKERS = '''
 train_dataloader.update(num_workers=2, persistent_workers=True)
 '''
-MIDDLE = dict(epoch='epoch_2.pth', iter='iter_8.pth')
-END = dict(epoch='epoch_4.pth', iter='iter_16.pth')
+MIDDLE = dict(epoch='epoch_1.pth', iter='iter_7.pth')
+END = dict(epoch='epoch_2.pth', iter='iter_10.pth')
 
 
 @pytest.fixture(scope='module')
@@ -82,11 +83,11 @@ def test_resumed_equals_uninterrupted(loop, workers, in_one_go, run_tool,
 def test_stopped_and_resumed_in_place(in_one_go, run_tool, tmp_path):
     whole = in_one_go('epoch', 0)
     config = whole.parents[1] / 'c.py'
-    for stop in ('2', '4'):
+    for stop in ('1', '2'):
         run = run_tool(tmp_path, 'tools/train.py', config, '--resume',
                        '--cfg-options', f'train_cfg.max_epochs={stop}')
         assert run.returncode == 0, run.stderr
-    assert 'resumed epoch: 2' in run.stdout
+    assert 'resumed epoch: 1' in run.stdout
     for name in MIDDLE['epoch'], END['epoch']:
         assert same(load_file(tmp_path / 'work_dirs/c' / name),
                     load_file(whole / name))

@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.join(
     os.path.dirname(os.path.realpath(__file__)), '..', '..', 'projects'))
 import vovnet_cli  # isort: skip  # noqa: F401  # first
 from vovnet.checkpoints import convert_detectron2
-from vovnet.engine import launch
+from vovnet.engine.config import load_config
 from vovnet.utils.errors import report_user_errors
 
 
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     found = convert_detectron2(
-        args.src, launch.load_config(args.config), args.dst)
+        args.src, load_config(args.config), args.dst)
     print(f'{args.src}: {found.backbone}')
     print(f'{args.dst}: {found}')
     print(f'next: python tools/test.py {args.config} {args.dst}')
