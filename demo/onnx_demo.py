@@ -49,14 +49,14 @@ def main() -> None:
     root, images = find_images(args.images)
     start = time.perf_counter()
 
-    def summary(read: int) -> str:
+    def summarize(read: int) -> str:
         spent = (time.perf_counter() - start) / len(images) * 1e3
         return (f'Results of {read} images are in {args.out_dir} '
                 f'({args.backend}, {spent:.0f} ms each with reading and '
                 'writing)')
 
-    print_results(detect_files(detector, root, images, args.out_dir, args.score_thr),
-         summary)
+    print_results(detect_files(detector, root, images, args.out_dir,
+                               args.score_thr), summarize)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """What all tests have in common."""
+import functools
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,13 @@ for library in ('OMP', 'OPENBLAS', 'MKL'):
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'projects'))  # also where it is not installed
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cached_metafiles():
+    """Spare MMEngine reading all of mmdet's for each config of mmdet's."""
+    from mmengine.config import utils
+    utils.load = functools.lru_cache(None)(utils.load)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ Some calls leave further changes behind in their process:
 - ``logging.raiseExceptions``, ``threading.excepthook``, in command lines:
   :func:`vovnet.utils.errors.report_user_errors`
 - ``os._exit`` at exit and ``LOCAL_RANK``, in distributed runs:
-  :mod:`vovnet.engine.launch`
+  :mod:`vovnet.engine.distributed`
 - ``KINETO_LOG_LEVEL``: :mod:`vovnet.benchmark.memory`
 - warning filters and the log record factory, in command lines:
   ``vovnet_cli``

@@ -1,2 +1,2 @@
-"""The hooks of :mod:`vovnet.engine` by the name that saved configs have."""
+"""The hooks of :mod:`vovnet.engine`, under the name in saved configs."""
 from .engine import *  # noqa: F403

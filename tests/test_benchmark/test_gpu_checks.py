@@ -50,7 +50,7 @@ def test_recompute(wrong, monkeypatch):
 def test_modes_and_what_is_wrong_with_one(tiny, monkeypatch):
     monkeypatch.setattr(gpu_checks, 'BACKBONE', 'tiny')
     monkeypatch.setattr(gpu_checks, 'DETECTORS', dict(RetinaNet='tiny'))
-    monkeypatch.setattr(gpu_checks, 'load_any_config', lambda _: tiny)
+    monkeypatch.setattr(gpu_checks, 'load_config', lambda _: tiny)
     found = CHECKS['modes'](CPU, True)
     assert found['ok'] and found['modes']['detector, fold']['ok']
     assert 'need a GPU' in found['modes']['backbone, graph']
@@ -79,7 +79,7 @@ def test_sixteen_bits_may_round_as_autocast_does(tiny, any_bf16):
 
 def test_memory_of_the_first(monkeypatch):
     sizes = iter([130, 100, 100])
-    monkeypatch.setattr(gpu_checks, 'load_any_config', lambda _: None)
+    monkeypatch.setattr(gpu_checks, 'load_config', lambda _: None)
     monkeypatch.setattr(gpu_checks, 'measure_memory', lambda build, device: (
         Memory(next(sizes), None, None), None))
     assert not check_memory(CPU, True)['ok']
@@ -87,7 +87,7 @@ def test_memory_of_the_first(monkeypatch):
 
 def test_a_network_that_waits_is_named(tiny, monkeypatch):
     """torch raises where the host would wait for the device."""
-    monkeypatch.setattr(gpu_checks, 'load_any_config', lambda _: tiny)
+    monkeypatch.setattr(gpu_checks, 'load_config', lambda _: tiny)
     assert CHECKS['synchronization'](CPU, True)['ok']
     runs = []
 

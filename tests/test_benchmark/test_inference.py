@@ -26,7 +26,7 @@ from vovnet.benchmark.inference import (
 )
 from vovnet.benchmark.model import Input, Subject, subject_cost
 from vovnet.benchmark.report import load, markdown, save
-from vovnet.engine.build import load_any_config
+from vovnet.engine.config import load_config
 from vovnet.utils import dummy_forward as forward
 from vovnet.utils.devices import find_device
 from vovnet.utils.errors import UserError
@@ -443,7 +443,7 @@ def test_energy_that_differs_between_windows_says_so(tiny):
 @pytest.fixture
 def two_stage():
     """Faster R-CNN as mmdet has it, on a backbone of VoVNet's kind."""
-    cfg = load_any_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    cfg = load_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
     cfg.model.backbone.update(depth=18, init_cfg=None)
     cfg.model.neck.in_channels = [64, 128, 256, 512]
     return cfg
@@ -484,7 +484,7 @@ def test_two_stages_with_their_own_proposals(two_stage, batch_size,
     'mmdet::detr/detr_r50_8xb2-150e_coco.py', 'mmdet::ssd/ssd300_coco.py'])
 def test_detectors_that_need_care(config):
     """DETR's head changes its config; SSD's cannot predict in mmdet 3.3.0."""
-    cfg = load_any_config(config)
+    cfg = load_config(config)
     shape = [300] if 'ssd' in config else [64]
     subject = Subject(cfg, Input(shape=shape))
     [sample] = subject()
@@ -515,7 +515,7 @@ def test_a_backbone_takes_the_shape_as_it_is(tiny):
 
 
 def test_a_classifier(tiny):
-    cfg = load_any_config('configs/cifar/osa-5-43_1xb64_cifar10.py')
+    cfg = load_config('configs/cifar/osa-5-43_1xb64_cifar10.py')
     [sample] = Subject(cfg, Input(shape=[32]))()
     assert sample.pred_score.shape == (10, )
 

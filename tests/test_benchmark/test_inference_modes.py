@@ -16,7 +16,7 @@ from vovnet.benchmark.latency import matmul_peak
 from vovnet.benchmark.model import Input, Subject
 from vovnet.benchmark.report import markdown
 from vovnet.deploy.optimize import modes
-from vovnet.engine.build import timm_config
+from vovnet.engine.config import create_timm_config
 from vovnet.utils.errors import UserError
 
 module = sys.modules['vovnet.benchmark.inference']  # not the function
@@ -114,10 +114,11 @@ def test_nothing_is_compiled_twice(tiny, how, monkeypatch):
 def test_networks_of_timm():
     timm = pytest.importorskip('timm')
     name = 'ese_vovnet19b_slim_dw'
-    subject = Subject(timm_config(name), Input(part='backbone', shape=[64]))
+    subject = Subject(create_timm_config(name),
+                      Input(part='backbone', shape=[64]))
     info = timm.create_model(name, features_only=True).feature_info
     assert [tuple(m.shape[1:]) for m in subject()] == [
         (channels, 64 // stride, 64 // stride) for channels, stride in zip(
             info.channels()[1:], info.reduction()[1:])]
     with pytest.raises(UserError, match='no such network; like it: .*39b'):
-        timm_config('vovnet39b')
+        create_timm_config('vovnet39b')

@@ -23,7 +23,8 @@ from vovnet.deploy.optimize.folding import (
     fuse_convolutions,
 )
 from vovnet.deploy.optimize.modes import MODES
-from vovnet.engine.build import build_network, load_any_config
+from vovnet.engine.build import build_network
+from vovnet.engine.config import load_config
 from vovnet.utils.dummy_forward import create_placeholder_samples, run_network
 from vovnet.utils.errors import UserError
 
@@ -125,7 +126,7 @@ DETECTORS = {
 def build(name):
     """Build a detector that tests leave as it is."""
     torch.manual_seed(0)
-    return settle(build_network(load_any_config(*DETECTORS[name])))
+    return settle(build_network(load_config(*DETECTORS[name])))
 
 
 @pytest.mark.parametrize('name', DETECTORS)

@@ -266,13 +266,16 @@ def test_demo_names_the_package_it_misses(tmp_path):
 
 # --------------------------------------------------------------------- results
 def test_run_lengths_are_coco():
+    """As pycocotools writes them: image_demo.py's JSON has the same."""
     rng = np.random.default_rng(0)
     masks = [rng.random((7, 5)) > 0.5, np.zeros((3, 4), bool),
-             np.ones((3, 4), bool)]
+             np.ones((3, 4), bool), rng.random((90, 70)) > 0.99,
+             np.zeros((2000, 1500), bool)]
+    masks[-1][100:900, 400:1400] = True
     for mask in masks:
-        record = dict(size=list(mask.shape), counts=results.run_lengths(mask))
-        decoded = coco_mask.decode(coco_mask.frPyObjects(record, *mask.shape))
-        np.testing.assert_array_equal(decoded, mask)
+        encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+        record = dict(size=list(mask.shape), counts=results.encode_mask(mask))
+        assert record == dict(encoded, counts=encoded['counts'].decode())
 
 
 def test_drawing_and_instances():

@@ -3,14 +3,15 @@ import pytest
 from mmengine.config import Config
 
 from vovnet.analysis import compute_config_complexity
-from vovnet.engine.build import input_shape, load_any_config
+from vovnet.engine.build import get_input_shape
+from vovnet.engine.config import load_config
 from vovnet.utils.errors import UserError
 
 RETINANET = 'configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py'
 
 
 def test_retinanet_part_by_part():
-    found = compute_config_complexity(load_any_config(RETINANET), [128, 128])
+    found = compute_config_complexity(load_config(RETINANET), [128, 128])
     assert found.input == (1, 3, 128, 128) and not found.uncounted
     assert list(found.parts) == ['backbone', 'neck', 'bbox_head']
     # Strides 8 to 128: both branches have 4 convolutions of 256 channels,
@@ -32,7 +33,7 @@ def test_retinanet_part_by_part():
     ('mmpretrain::resnet/resnet50_8xb32_in1k.py', [
         'conv1', 'bn1', 'layer1', 'layer2', 'layer3', 'layer4'])])
 def test_backbone_alone(config, parts):
-    cfg = load_any_config(config)
+    cfg = load_config(config)
     alone, whole = (compute_config_complexity(cfg, [96], part)
                     for part in ('backbone', 'detector'))
     assert alone.total == whole.parts['backbone']
@@ -40,7 +41,7 @@ def test_backbone_alone(config, parts):
 
 
 def test_roi_heads_get_a_stated_number_of_proposals():
-    cfg = load_any_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {
+    cfg = load_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {
         'model.test_cfg.rpn.max_per_img': 120,
         'model.roi_head.bbox_head.fc_out_channels': 8,
         'model.roi_head.mask_head.num_convs': 1,
@@ -66,7 +67,7 @@ def test_roi_heads_get_a_stated_number_of_proposals():
     ('mmpretrain::densenet/densenet201_4xb256_in1k.py', 20.01, 4.37, 0.02),
 ])
 def test_published_costs(config, params, giga, tolerance):
-    found = compute_config_complexity(load_any_config(config))
+    found = compute_config_complexity(load_config(config))
     assert round(found.total.params / 1e6, 2) == params
     assert found.total.macs / 1e9 == pytest.approx(giga, rel=tolerance)
 
@@ -79,17 +80,17 @@ def test_published_costs(config, params, giga, tolerance):
     ('mmdet::ssd/ssd300_coco.py', None, (300, 300)),
     ('mmpretrain::resnet/resnet18_8xb16_cifar10.py', [33], (33, 33))])
 def test_input_is_the_config_s_or_the_user_s(config, shape, expected):
-    assert input_shape(load_any_config(config), shape) == (1, 3, *expected)
+    assert get_input_shape(load_config(config), shape) == (1, 3, *expected)
 
 
 @pytest.mark.parametrize('shape', [[0], [32, -1], [], [1, 2, 3]])
 def test_a_shape_that_is_none(shape):
     with pytest.raises(UserError, match='^--shape .*height and width'):
-        input_shape(load_any_config(RETINANET), shape)
+        get_input_shape(load_config(RETINANET), shape)
 
 
 def test_no_size_in_the_pipeline():
-    cfg = load_any_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+    cfg = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
     with pytest.raises(UserError, match='sets no size; give --shape'):
         compute_config_complexity(cfg)
 
@@ -104,7 +105,7 @@ def test_no_backbone(model):
 
 
 def test_a_shape_that_the_network_cannot_take():
-    cfg = load_any_config('mmpretrain::swin_transformer/'
+    cfg = load_config('mmpretrain::swin_transformer/'
                           'swin-tiny_16xb64_in1k.py')
     with pytest.raises(UserError, match=r'1x3x30x30 \(.*window size'):
         compute_config_complexity(cfg, [30])
@@ -114,4 +115,4 @@ def test_a_shape_that_the_network_cannot_take():
     'nowhere::a/b.py', 'mmdet::b.py', 'mmdet::retinanet/nowhere.py'])
 def test_no_such_config(path):
     with pytest.raises(UserError, match=f'^config {path}: '):
-        load_any_config(path)
+        load_config(path)

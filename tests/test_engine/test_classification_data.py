@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mmpretrain.datasets import CIFAR10
 
-from vovnet.engine.checks.detection_data import check_datasets
+from vovnet.engine.checks import check_datasets
 from vovnet.utils.errors import UserError
 
 CLASSES = ('ant', 'bee', 'cat')
@@ -112,31 +112,32 @@ def test_empty_class_folder(root):
 def test_class_missing_from_validation(root):
     remove(root / 'val/bee')
     line = said(config(root))
-    assert line.startswith('val_dataloader: no folder for bee, which '
-                           'train_dataloader has')
+    assert line.startswith('val_dataloader: its class folders are not those '
+                           'of train_dataloader (missing: bee; too many: none')
     # Another in its place is no better, nor is one too many.
     (root / 'val/dog').mkdir()
     (root / 'val/dog/0.jpg').write_bytes(b'...')
-    assert 'no folder for bee' in said(config(root))
+    assert '(missing: bee; too many: dog)' in said(config(root))
     (root / 'val/bee').mkdir()
     (root / 'val/bee/0.jpg').write_bytes(b'...')
-    assert 'a folder for dog, which train_dataloader has not' in said(
-        config(root))
+    assert '(missing: none; too many: dog)' in said(config(root))
 
 
 def test_class_missing_from_the_test_alone(root):
     """The folders of training tell what is missing from another split."""
     remove(root / 'val/bee')
-    assert said(config(root), ['val']).startswith(
-        'val_dataloader: no folder for bee, which train_dataloader has')
+    line = said(config(root), ['val'])
+    assert line.startswith('val_dataloader: ') and 'missing: bee' in line
 
 
 def test_hidden_folder_and_empty_image(root):
     (root / 'val/bee/1.jpg').write_bytes(b'')
     line = said(config(root))
-    assert f'{root}/val/bee/1.jpg is an empty file' in line
+    assert '1 of 2 images' in line and 'are empty files' in line
+    assert f'the first is {root}/val/bee/1.jpg' in line
     (root / 'train/.cache').mkdir()
-    assert f'hidden folder {root}/train/.cache' in said(config(root))
+    assert f'class folder {root}/train/.cache holds no images' in said(
+        config(root))
 
 
 @pytest.mark.parametrize('count', [2, 1000])
@@ -179,10 +180,10 @@ def test_metric_of_more_classes_than_there_are(root):
 
 @pytest.mark.parametrize('text, parts', [
     ('', ['lists no images']),
-    ('ant/0.jpg\n', ['labels.txt, line 1', 'number of its class']),
+    ('ant/0.jpg\n', ["labels.txt, line 1: 'ant/0.jpg'", 'the number of']),
     ('ant/0.jpg 0\nant/1.jpg one\n', ['labels.txt, line 2']),
-    ('ant/0.jpg 3\n', ['line 1: class 3', 'there are 3 classes']),
-    ('ant/9.jpg 0\n', ['val/ant/9.jpg, line 1', 'does not exist']),
+    ('ant/0.jpg 3\n', ["line 1: 'ant/0.jpg 3'", 'one of 3 classes']),
+    ('ant/9.jpg 0\n', ['labels.txt lists are missing', 'val/ant/9.jpg;']),
 ])
 def test_files_of_labels(root, text, parts):
     line = said(config(root, **with_labels(root, text)))
@@ -260,4 +261,4 @@ def test_cifar_is_damaged(small_cifar):
     file = root / CIFAR10.base_folder / 'data_batch_3'
     file.write_bytes(file.read_bytes()[:-1])
     line = said(cifar(root, download=False))
-    assert f'{file} is damaged' in line and 'remove it' in line
+    assert f'{file} is damaged' in line and 'download and unpack' in line

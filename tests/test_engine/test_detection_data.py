@@ -1,5 +1,6 @@
 """What is found in the data before training."""
 import json
+import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -9,17 +10,26 @@ import mmdet.datasets  # noqa: F401
 from mmengine.config import ConfigDict
 
 from vovnet.datasets import make_shapes
-from vovnet.engine.checks.detection_data import check_datasets
+from vovnet.engine.checks import check_datasets
 from vovnet.utils.errors import UserError
 
 CLASSES = ('circle', 'square', 'triangle')
 
 
+@pytest.fixture(scope='module')
+def generated(tmp_path_factory):
+    """A data set in both layouts."""
+    root = tmp_path_factory.mktemp('data')
+    for layout in 'coco', 'voc':
+        make_shapes(root / layout, num_train=6, num_val=2, size=64,
+                    classes=CLASSES, layout=layout)
+    return root
+
+
 @pytest.fixture
-def coco(tmp_path):
-    """A config for a generated data set."""
-    root = tmp_path / 'coco'
-    make_shapes(root, num_train=6, num_val=2, size=64, classes=CLASSES)
+def coco(generated, tmp_path):
+    """A config for a data set that a test may spoil."""
+    root = shutil.copytree(generated / 'coco', tmp_path / 'coco')
     data = dict(
         type='CocoDataset', data_root=str(root), data_prefix=dict(img='train'),
         metainfo=dict(classes=CLASSES),
@@ -30,11 +40,9 @@ def coco(tmp_path):
 
 
 @pytest.fixture
-def voc(tmp_path):
+def voc(generated, tmp_path):
     """A config for the same in VOC's layout."""
-    root = tmp_path / 'voc'
-    make_shapes(root, num_train=6, num_val=2, size=64, classes=CLASSES,
-                layout='voc')
+    root = shutil.copytree(generated / 'voc', tmp_path / 'voc')
     data = dict(
         type='XMLDataset', data_root=str(root),
         data_prefix=dict(sub_data_root=''), metainfo=dict(classes=CLASSES),
@@ -121,7 +129,7 @@ def test_class_names_of_coco(coco):
         refusal(coco, ', '.join(wrong), ', '.join(CLASSES),
                 'metainfo.classes')
     meta.classes = ('circle', 'square', 'hexagon')
-    refusal(coco, 'no category for hexagon')
+    refusal(coco, 'have no class hexagon')
     # mmdet would call every circle a square and the other way round.
     meta.classes = ('square', 'circle', 'triangle')
     refusal(coco, 'in the order of', str(CLASSES))
@@ -132,7 +140,7 @@ def test_class_names_of_voc(voc):
     refusal(voc, 'cat', 'circle', 'metainfo.classes')
     # A name that never occurs beside one that nobody asks for: a slip.
     data_of(voc).metainfo.classes = ('square', 'circle', 'Triangle')
-    refusal(voc, 'no object is called Triangle', 'called triangle')
+    refusal(voc, 'have no class Triangle', ', triangle)')
     # One more than there are may come from a part of several sets.
     data_of(voc).metainfo.classes = (*CLASSES, 'cat')
     assert ['no object of the classes cat' in w
@@ -184,21 +192,22 @@ def test_broken_coco_files(text, says, coco, tmp_path):
 
 def test_fields_that_mmdet_needs(coco):
     path = rewrite(coco, lambda content: content['annotations'][2].pop('area'))
-    refusal(coco, path, "'annotations'", "no 'area'")
+    refusal(coco, path, "'annotations'", "'area' is 'missing'")
 
 
-def test_repeated_ids(coco):
+@pytest.mark.parametrize('part', ['images', 'annotations'])
+def test_repeated_ids(part, coco):
     path = rewrite(
-        coco, lambda content: content['annotations'][1].update(
-            id=content['annotations'][0]['id']))
-    refusal(coco, path, "the same 'id'")
+        coco, lambda content: content[part][1].update(
+            id=content[part][0]['id']))
+    refusal(coco, path, f"several {part} have the same 'id'")
 
 
 @pytest.mark.parametrize('part, change, says', [
     ('annotations', dict(bbox=[1, 2, 3]), '[x, y, width, height]'),
     ('annotations', dict(bbox='1,2,3,4'), '[x, y, width, height]'),
     ('annotations', dict(image_id=99), "is of image 99, which is not in"),
-    ('images', dict(width='64'), "width '64'"),
+    ('images', dict(width='64'), "'width' is '64'; write a number"),
 ])
 def test_values_that_mmdet_cannot_use(part, change, says, coco):
     path = rewrite(
@@ -206,19 +215,12 @@ def test_values_that_mmdet_cannot_use(part, change, says, coco):
     refusal(coco, path, says)
 
 
-def test_repeated_images(coco):
-    path = rewrite(coco, lambda content: content['images'].append(
-        content['images'][0]))
-    refusal(coco, path, "several images have the same 'id'")
-
-
 def test_voc_names_with_blanks_or_endings(voc, tmp_path):
     split = tmp_path / 'voc/ImageSets/Main/train.txt'
     names = split.read_text().splitlines()
-    split.write_text('\n'.join([*names, '', '']))
-    refusal(voc, split, f'line {len(names) + 1}: blank')
-    split.write_text(f'{names[0]}.jpg')
-    refusal(voc, split, 'without ending')
+    for wrong in '', f'{names[0]} ', f'{names[0]}.jpg':
+        split.write_text('\n'.join([names[0], wrong, '']))
+        refusal(voc, split, f"lists '{wrong}'; write names without ending")
 
 
 def test_voc_with_difficult_objects_only(voc, tmp_path):

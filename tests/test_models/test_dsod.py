@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vovnet.analysis.complexity import compute_config_complexity
-from vovnet.engine.build import build_network, load_any_config
+from vovnet.engine.build import build_network
+from vovnet.engine.config import load_config
 from vovnet.models import DSODDenseNet
 from vovnet.models.dense_heads.multibox_head import best_of_each_class
 from vovnet.models.necks import DSODNeck
@@ -40,7 +41,7 @@ def config():
 
     def read(name):
         if name not in cache:
-            cache[name] = load_any_config(f'{CONFIGS}/{name}.py')
+            cache[name] = load_config(f'{CONFIGS}/{name}.py')
         return copy.deepcopy(cache[name])
 
     return read

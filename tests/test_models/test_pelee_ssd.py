@@ -10,7 +10,8 @@ from mmdet.registry import TASK_UTILS
 from torch import nn
 
 from vovnet.analysis.complexity import compute_config_complexity
-from vovnet.engine.build import build_network, load_any_config
+from vovnet.engine.build import build_network
+from vovnet.engine.config import load_config
 from vovnet.models import MobileNetV1, PeleeNet
 from vovnet.models.necks import PeleeNeck
 
@@ -25,7 +26,7 @@ def seed():
 
 
 def load(name):
-    return load_any_config(f'{CONFIGS}/{name}.py')
+    return load_config(f'{CONFIGS}/{name}.py')
 
 
 # VoVNet's paper cuts off, Pelee's rounds: 5.7 M and 1.1 G of 1150 M; 5.4 M

@@ -475,7 +475,7 @@ def _ddp_worker(rank, init, results):
         out.append(([o.detach() for o in result[0]], *result[1:]))
     torch.save(out, f'{results}/{rank}.pt')
     dist.destroy_process_group()
-    os._exit(0)  # vovnet.engine.launch says why
+    os._exit(0)  # vovnet.engine.distributed says why
 
 
 def test_under_ddp(tmp_path):

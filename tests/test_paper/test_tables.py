@@ -3,7 +3,7 @@ import pytest
 
 from vovnet.analysis import compute_config_complexity
 from vovnet.benchmark.report import COLUMNS
-from vovnet.engine.build import load_any_config
+from vovnet.engine.config import load_config
 from vovnet.paper.tables import TABLES, rows
 
 
@@ -24,7 +24,7 @@ def test_tables_share_a_row():
 @pytest.mark.parametrize(
     'row', rows(list(TABLES)), ids=lambda row: row.name.replace(' ', '-'))
 def test_configs_are_the_papers_networks(row):
-    cost = compute_config_complexity(load_any_config(row.config)).total
+    cost = compute_config_complexity(load_config(row.config)).total
     # Table 2's and 3's figures are cut short, not rounded, and some of them
     # count more than convolutions; DenseNet's wiring is not known for sure.
     assert cost.params / 1e6 == pytest.approx(

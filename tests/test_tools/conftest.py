@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -116,8 +117,8 @@ def write_config(shapes):
 
 
 @pytest.fixture(scope='session')
-def run_tool():
-    """Runs a tool of the checkout in a folder, as on a command line."""
+def run_processes():
+    """Runs a tool of the checkout in one process for each environment."""
     server = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name('fork_server.py'))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -127,26 +128,58 @@ def run_tool():
     while server.stdout.readline().strip() not in ('ready', ''):
         pass
 
-    def run(cwd: Path, tool: str, *args, **env) -> subprocess.CompletedProcess:
-        argv = [str(ROOT / tool), *map(str, args)]
-        out, err = cwd / '.stdout', cwd / '.stderr'
-        server.stdin.write(json.dumps(dict(
-            argv=argv, cwd=str(cwd), env=env, stdout=str(out),
-            stderr=str(err))) + '\n')
+    def run(cwd: Path, argv: list, envs: list) -> list:
+        argv = [str(ROOT / argv[0]), *map(str, argv[1:])]
+        files = [(cwd / f'.stdout{i}', cwd / f'.stderr{i}')
+                 for i in range(len(envs))]
+        server.stdin.write(json.dumps([
+            dict(argv=argv, cwd=str(cwd), env=env, stdout=str(out),
+                 stderr=str(err))
+            for env, (out, err) in zip(envs, files)]) + '\n')
         server.stdin.flush()
-        status = int(server.stdout.readline())
-        done = subprocess.CompletedProcess(
-            argv, status, out.read_text(), err.read_text())
-        # Other libraries' future is no matter of whoever runs a tool.
-        assert not re.search(
-            # Not -Wno-deprecated of how torch was compiled.
-            r'(Deprecation|Future|Syntax)Warning|(?<![-=\w])deprecat',
-            done.stdout + done.stderr)
+        done = [
+            subprocess.CompletedProcess(
+                argv, status, out.read_text(), err.read_text())
+            for status, (out, err) in zip(
+                json.loads(server.stdout.readline()), files)]
+        for one in done:
+            # Other libraries' future is no matter of whoever runs a tool.
+            assert not re.search(
+                # Not -Wno-deprecated of how torch was compiled.
+                r'(Deprecation|Future|Syntax)Warning|(?<![-=\w])deprecat',
+                one.stdout + one.stderr)
         return done
 
     yield run
     server.stdin.close()
     server.wait()
+
+
+@pytest.fixture(scope='session')
+def run_tool(run_processes):
+    """Runs a tool of the checkout in a folder, as on a command line."""
+
+    def run(cwd: Path, tool: str, *args, **env) -> subprocess.CompletedProcess:
+        done, = run_processes(cwd, [tool, *args], [env])
+        return done
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def run_two(run_processes):
+    """Runs a tool in two processes of one job, as torchrun starts them."""
+
+    def run(cwd: Path, tool: str, *args) -> list:
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            port = str(free.getsockname()[1])
+        return run_processes(cwd, [tool, *args, '--launcher', 'pytorch'], [
+            dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE='2',
+                 MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+            for rank in '01'])
+
+    return run
 
 
 @pytest.fixture(scope='session')

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tool_runs import ROOT
 
-from vovnet.engine.build import build_network, load_any_config
+from vovnet.engine.build import build_network
+from vovnet.engine.config import load_config
 
 TOOL = 'tools/analysis_tools/aggregation_weights.py'
 
@@ -16,7 +17,7 @@ def folder(tmp_path_factory, write_config):
     """A detector; its aggregating convolutions take source s with s + 1."""
     folder = tmp_path_factory.mktemp('weights')
     config = write_config(folder / 'tiny.py')
-    network = build_network(load_any_config(str(config)))
+    network = build_network(load_config(str(config)))
     for name in network.backbone.stage_names:
         block = getattr(network.backbone, name).block1
         weight = block.aggregation.conv.weight.data
@@ -87,7 +88,7 @@ def test_network_without_such_blocks(run_tool, folder):
     config = folder / 'resnet.py'
     config.write_text("model = dict(type='mmdet.ResNet', depth=18)\n"
                       "model = dict(backbone=model)\n")
-    network = build_network(load_any_config(str(config)), 'backbone')
+    network = build_network(load_config(str(config)), 'backbone')
     torch.save(network.state_dict(), folder / 'resnet.pth')
     fails_with(run_tool(folder, TOOL, 'resnet.py', 'resnet.pth', '--part',
                         'backbone'), ['ResNet', 'no OSA block'])

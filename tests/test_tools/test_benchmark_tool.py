@@ -6,7 +6,7 @@ import pytest
 from tool_runs import ROOT
 
 from vovnet.analysis import compute_config_complexity
-from vovnet.engine.build import load_any_config
+from vovnet.engine.config import load_config
 
 TOOL = 'tools/analysis_tools/benchmark.py'
 QUICK = ('--repeats', '2', '--seconds', '0.02', '--max-warm-up', '0.1',
@@ -25,7 +25,7 @@ def test_two_configs(run_tool, config, tmp_path):
         '--accuracies', '1.5', '2', '--threads', '1', '--plot', 'plots',
         '--out', 'out/a.json', 'out/a.csv', 'out/a.md', *QUICK)
     assert run.returncode == 0, run.stderr
-    found = compute_config_complexity(load_any_config(str(config)), [64, 32],
+    found = compute_config_complexity(load_config(str(config)), [64, 32],
                               'backbone').total
     table = [[cell.strip() for cell in line.strip('│ ').split('│')]
              for line in run.stdout.splitlines() if line.startswith('│')]
@@ -104,7 +104,7 @@ def test_make_compare_names_what_is_there():
                if word.endswith('.py') and 'tools/' not in word]
     assert len(configs) == 6
     parameters = [compute_config_complexity(
-        load_any_config(config), [320], 'backbone').total.params / 1e6
+        load_config(config), [320], 'backbone').total.params / 1e6
         for config in configs]
     # Published: torchvision's ResNet-50, -101, DenseNet-201, -161 less their
     # classifiers (2048, 2048, 1920 and 2208 by 1000, and 1000 biases).

@@ -3,8 +3,6 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 
 import vovnet  # noqa: F401  isort: skip  # first, for mmcv's operators
 import cv2
@@ -20,7 +18,8 @@ from tool_runs import ROOT, RUNTIME
 
 from vovnet.checkpoints import load_file
 from vovnet.datasets import draw_scene, make_shape_folders
-from vovnet.engine import launch
+from vovnet.engine import run
+from vovnet.engine.config import load_config
 
 CONFIG = '''
 _base_ = {base!r}
@@ -146,7 +145,7 @@ def test_config_for_testing_alone(run_tool, tmp_path):
 def build(config, checkpoint):
     from vovnet.engine.build import load_network
     return load_network(
-        launch.load_config(str(config)), str(checkpoint)).eval()
+        load_config(str(config)), str(checkpoint)).eval()
 
 
 def test_training_goes_on(classifier, run_tool, tmp_path):
@@ -163,13 +162,8 @@ def test_training_goes_on(classifier, run_tool, tmp_path):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_two_processes(classifier, run_tool, tmp_path):
-    environment = dict(
-        PATH=f'{sys.exec_prefix}/bin:/usr/bin:/bin', OMP_NUM_THREADS='1',
-        PYTHON=sys.executable)
-    run = subprocess.run(
-        ['bash', ROOT / 'tools/dist_train.sh', classifier[0], '2'],
-        cwd=tmp_path, capture_output=True, text=True, env=environment)
+def test_two_processes(classifier, run_tool, run_two, tmp_path):
+    run, _ = run_two(tmp_path, 'tools/train.py', classifier[0])
     tested = run_tool(tmp_path, 'tools/test.py', classifier[0],
                       tmp_path / 'work_dirs/tiny/epoch_1.pth')
     assert accuracy(run) == accuracy(tested)
@@ -212,49 +206,23 @@ def test_mistakes_in_a_study(args, parts, run_tool, tmp_path):
 # -- mistakes ---------------------------------------------------------------
 
 
-@pytest.fixture
-def spoilt(folders, tmp_path):
-    """A copy of the data, to be spoilt, and its config."""
-    data = shutil.copytree(folders, tmp_path / 'data')
-    return data, write(tmp_path / 'c.py', data)
-
-
-def test_empty_class_folder(spoilt, run_tool, tmp_path):
-    data, config = spoilt
-    for file in (data / 'train/star').iterdir():
-        file.unlink()
-    error_line(run_tool(tmp_path, 'tools/train.py', config),
-               data / 'train/star', 'holds no images')
+def test_wrong_number_of_classes(classifier, run_tool, tmp_path):
+    """Of what is found in the data, this: see test_classification_data."""
+    run = run_tool(tmp_path, 'tools/train.py', classifier[0], '--cfg-options',
+                   'model.head.num_classes=7')
+    error_line(run, 'model.head.num_classes is 7', 'set it to 5')
     assert not list(tmp_path.glob('work_dirs/**/*.log'))
 
 
-def test_class_missing_from_validation(spoilt, run_tool, tmp_path):
-    data, config = spoilt
-    shutil.rmtree(data / 'val/cross')
-    error_line(run_tool(tmp_path, 'tools/train.py', config),
-               'val_dataloader', 'no folder for cross')
-
-
-def test_wrong_number_of_classes(spoilt, run_tool, tmp_path):
-    run = run_tool(tmp_path, 'tools/train.py', spoilt[1], '--cfg-options',
-                   'model.head.num_classes=7')
-    error_line(run, 'model.head.num_classes is 7', 'set it to 5')
-
-
 @pytest.mark.parametrize('workers', [0, 1])
-def test_corrupt_image(workers, spoilt, run_tool, tmp_path):
-    data, config = spoilt
+def test_corrupt_image(workers, folders, run_tool, tmp_path):
+    data = shutil.copytree(folders, tmp_path / 'data')
+    config = write(tmp_path / 'c.py', data)
     image = sorted((data / 'train/star').iterdir())[1]
     image.write_bytes(image.read_bytes()[:400])
     run = run_tool(tmp_path, 'tools/train.py', config, '--cfg-options',
                    f'train_dataloader.num_workers={workers}')
     error_line(run, image, 'cannot be read as an image')
-
-
-def test_missing_cifar(run_tool, tmp_path):
-    run = run_tool(tmp_path, 'tools/train.py',
-                   'configs/cifar/osa-5-43_1xb64_cifar10.py')
-    error_line(run, 'data/cifar10', 'does not hold CIFAR10', 'download=True')
 
 
 def test_checkpoint_of_a_detector(trained, classifier, run_tool, tmp_path):
@@ -306,10 +274,10 @@ def test_pretrain_and_fine_tune(write_config, tmp_path, monkeypatch):
     config = write(tmp_path / 'classifier.py', crops(tmp_path / 'crops'))
 
     def train(path, extra=None):
-        cfg = launch.load_config(str(path), extra)
+        cfg = load_config(str(path), extra)
         cfg.work_dir, cfg.launcher = str(tmp_path / path.stem), 'none'
         cfg.custom_hooks = [dict(type='Watch')]
-        return launch.train(cfg)
+        return run.train(cfg)
 
     trained = train(config).model.state_dict()
     checkpoint = tmp_path / 'classifier/epoch_1.pth'

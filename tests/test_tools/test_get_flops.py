@@ -5,7 +5,7 @@ import pytest
 from tool_runs import ROOT
 
 from vovnet.analysis import compute_config_complexity
-from vovnet.engine.build import load_any_config
+from vovnet.engine.config import load_config
 
 TOOL = 'tools/analysis_tools/get_flops.py'
 
@@ -19,7 +19,7 @@ def test_table_and_json(run_tool, config, tmp_path):
     run = run_tool(tmp_path, TOOL, 'tiny.py', '--shape', '96', '64',
                    '--json', 'out/cost.json')
     assert run.returncode == 0, run.stderr
-    found = compute_config_complexity(load_any_config(str(config)), [96, 64])
+    found = compute_config_complexity(load_config(str(config)), [96, 64])
     rows = {cells[0]: cells[1:] for cells in table(run.stdout)}
     assert list(rows) == ['backbone', 'neck', 'bbox_head', 'total']
     for name, cost in dict(found.parts, total=found.total).items():

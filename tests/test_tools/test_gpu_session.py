@@ -13,7 +13,7 @@ import zipfile
 import pytest
 from tool_runs import ROOT
 
-from vovnet.engine.build import load_any_config
+from vovnet.engine.config import load_config
 
 FILE = ROOT / 'tools/misc/gpu_session.py'
 spec = importlib.util.spec_from_file_location('gpu_session', FILE)
@@ -196,7 +196,7 @@ def test_every_step_can_be_given_to_its_tool(cuda, monkeypatch, capsys):
         configs = getattr(args, 'configs', None) or [
             getattr(args, 'config', None)]
         for config in filter(None, configs):
-            load_any_config(config, args.cfg_options)
+            load_config(config, args.cfg_options)
 
 
 def test_the_dry_run(tmp_path):

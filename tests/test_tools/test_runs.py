@@ -129,20 +129,20 @@ def test_any_current_directory(tmp_path):
     assert saved.default_hooks == Config.fromfile(RUNTIME).default_hooks
 
 
-def test_spawned_workers_have_the_operators(write_config, tmp_path):
+def test_spawned_workers_have_the_operators(write_config, run_tool, tmp_path):
     """They import the main module again, and must find everything."""
     write_config(tmp_path / 'c.py', '''
 env_cfg = dict(mp_cfg=dict(mp_start_method='spawn'))
 train_dataloader.update(num_workers=1)
 train_cfg.update(val_interval=9)
 ''')
-    run = command(sys.executable, ROOT / 'tools/train.py', 'c.py',
-                  cwd=tmp_path)
+    run = run_tool(tmp_path, 'tools/train.py', 'c.py', PYTHONPATH='')
     assert run.returncode == 0, run.stderr
     assert (tmp_path / 'work_dirs/c/epoch_1.pth').is_file()
 
 
-def test_two_processes_equal_one(trained, write_config, run_tool, tmp_path):
+def test_two_processes_equal_one(trained, write_config, run_tool, run_two,
+                                 tmp_path):
     """The gradients are those of one process on the joined batch.
 
     FCOS divides each loss by a mean over the processes, so that this holds
@@ -154,8 +154,8 @@ def test_two_processes_equal_one(trained, write_config, run_tool, tmp_path):
         config = write_config(tmp_path / f'{name}.py', ONE_STEP.format(
             batch=batch, start=start))
         if name == 'two':
-            run = command('bash', ROOT / 'tools/dist_train.sh', config, '2',
-                          '--work-dir', 'two', cwd=tmp_path)
+            run, _ = run_two(tmp_path, 'tools/train.py', config, '--work-dir',
+                             'two')
         else:
             run = run_tool(tmp_path, 'tools/train.py', config, '--work-dir',
                            name, *(['--cfg-options',

@@ -16,8 +16,10 @@ from vovnet.analysis.aggregation_weights import (
     draw_blocks,
     write_csv,
 )
-from vovnet.engine import build as networks
-from vovnet.engine import launch
+from vovnet.engine.build import PARTS, load_network
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import load_config
+from vovnet.engine.prepare import check_output_dir
 from vovnet.utils.errors import UserError, report_user_errors
 
 SUFFIXES = ('.png', '.pdf', '.svg')
@@ -26,7 +28,7 @@ SUFFIXES = ('.png', '.pdf', '.svg')
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Draw the weights by which layers take their sources')
-    launch.add_config_options(parser)
+    add_config_options(parser)
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument(
         '--out', default='aggregation_weights.png', metavar='FILE',
@@ -34,7 +36,7 @@ def parse_args() -> argparse.Namespace:
         'aggregation_weights.png)')
     parser.add_argument('--csv', metavar='FILE', help='write the numbers')
     parser.add_argument(
-        '--part', choices=networks.PARTS, default='detector',
+        '--part', choices=PARTS, default='detector',
         help='what has to match the checkpoint: the whole model (default) or '
         'its backbone alone')
     return parser.parse_args()
@@ -48,10 +50,10 @@ def main() -> None:
                         f'{", ".join(SUFFIXES)}')
     for option, file in ('--out', args.out), ('--csv', args.csv):
         if file:
-            launch.check_work_dir(os.path.dirname(file) or '.', option)
-    cfg = networks.load_any_config(args.config, args.cfg_options)
+            check_output_dir(os.path.dirname(file) or '.', option)
+    cfg = load_config(args.config, args.cfg_options)
     blocks = compute_aggregation_weights(
-        networks.load_network(cfg, args.checkpoint, args.part))
+        load_network(cfg, args.checkpoint, args.part))
     title = ', '.join(map(os.path.basename, (args.config, args.checkpoint)))
     draw_blocks(blocks, title).savefig(args.out, dpi=120)
     print(f'{args.out}: {len(blocks)} blocks')

@@ -28,8 +28,10 @@ from vovnet.benchmark.inference import (
 from vovnet.benchmark.latency import ORDERS
 from vovnet.benchmark.model import DTYPES, TEST_SET, Input
 from vovnet.deploy.optimize.modes import MODES
-from vovnet.engine import launch
-from vovnet.engine.build import PARTS, load_any_config, timm_config
+from vovnet.engine.build import PARTS
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import create_timm_config, load_config
+from vovnet.engine.prepare import check_output_dir
 from vovnet.paper import tables as paper
 from vovnet.utils.errors import UserError, report_user_errors
 
@@ -38,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Measure what networks cost to run, side by side',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    launch.add_config_options(parser, several=True)
+    add_config_options(parser, several=True)
     what = parser.add_argument_group('what is measured')
     what.add_argument('--paper', nargs='+', choices=paper.TABLES,
                       metavar='TABLE', help="the configs of the paper's "
@@ -127,7 +129,7 @@ def entries(args: argparse.Namespace) -> list[Entry]:
         raise UserError('CONFIG, --paper: give configs, or tables of the '
                         'paper')
     if args.paper:
-        return [Entry(row.name, load_any_config(row.config, args.cfg_options),
+        return [Entry(row.name, load_config(row.config, args.cfg_options),
                       accuracy=row.accuracy, paper=row.figures)
                 for row in paper.rows(args.paper)]
     for option in ('checkpoints', 'names', 'accuracies'):
@@ -140,8 +142,9 @@ def entries(args: argparse.Namespace) -> list[Entry]:
     if args.timm and args.part != 'backbone':
         raise UserError('--timm: these networks have no head; use --part '
                         'backbone')
-    return [Entry(f'timm {name}', timm_config(name)) for name in args.timm] + [
-        Entry(name, load_any_config(config, args.cfg_options), checkpoint,
+    return [Entry(f'timm {name}', create_timm_config(name))
+            for name in args.timm] + [
+        Entry(name, load_config(config, args.cfg_options), checkpoint,
               accuracy)
         for name, config, checkpoint, accuracy in zip(
             names, args.configs, checkpoints or [None] * len(names),
@@ -154,7 +157,7 @@ def main() -> None:
     report.check_files(args.out, args.overwrite or args.resume)
     saved = report.load(args.out) if args.resume else None
     if args.plot:
-        launch.check_work_dir(args.plot, '--plot')
+        check_output_dir(args.plot, '--plot')
     if args.threads is not None:
         if args.threads < 1:
             raise UserError(f'--threads {args.threads}: give at least 1')

@@ -17,8 +17,9 @@ import vovnet_cli
 import torch
 from rich.console import Console
 
-from vovnet.engine import launch
-from vovnet.engine.build import load_any_config
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import load_config
+from vovnet.engine.prepare import check_output_dir
 from vovnet.paper import cifar_study as study
 from vovnet.utils.errors import UserError, report_user_errors
 
@@ -27,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Set trained classifiers side by side',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    launch.add_config_options(parser, several=True)
+    add_config_options(parser, several=True)
     parser.add_argument('--checkpoints', nargs='+', default=[],
                         metavar='FILE', help='weights of each config')
     parser.add_argument('--names', nargs='+', default=[], metavar='NAME',
@@ -56,9 +57,9 @@ def main() -> None:
             f'{len(args.configs)} configs, {len(args.checkpoints)} '
             f'--checkpoints, {len(names)} --names: give one of each for '
             'every network')
-    launch.check_work_dir(args.out_dir, '--out-dir')
+    check_output_dir(args.out_dir, '--out-dir')
     networks = [
-        study.Trained(name, load_any_config(config, args.cfg_options), file)
+        study.Trained(name, load_config(config, args.cfg_options), file)
         for name, config, file in zip(names, args.configs, args.checkpoints)]
     rows = study.figure2_rows(networks)
     console = Console()

@@ -12,15 +12,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 import vovnet_cli
 
 from vovnet.analysis import draw_detection_sheet, sample_evenly
-from vovnet.engine import launch, predict
-from vovnet.engine.checks.detection_data import check_datasets
+from vovnet.engine import predict
+from vovnet.engine.checks import check_datasets
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import load_config
+from vovnet.engine.prepare import check_output_dir
 from vovnet.utils.errors import UserError, report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Draw ground truth beside detections')
-    launch.add_config_options(parser)
+    add_config_options(parser)
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out', default='detections.png',
                         help='the picture (default: detections.png)')
@@ -46,8 +49,8 @@ def main() -> None:
     args = parse_args()
     if not args.out.endswith(('.png', '.jpg')):
         raise UserError(f'--out {args.out}: name a .png or .jpg file')
-    cfg = launch.load_config(args.config, args.cfg_options)
-    launch.check_work_dir(os.path.dirname(args.out) or '.', '--out')
+    cfg = load_config(args.config, args.cfg_options)
+    check_output_dir(os.path.dirname(args.out) or '.', '--out')
     check_datasets(cfg, ('test', ))
     model = predict.load_detector(cfg, args.checkpoint, args.device)
     dataset = DATASETS.build(cfg.test_dataloader.dataset)

@@ -14,10 +14,16 @@ import vovnet_cli
 from rich.console import Console
 from rich.table import Table
 
-from vovnet.analysis.complexity import CONVENTION, Complexity, Cost
+from vovnet.analysis.complexity import (
+    CONVENTION,
+    Complexity,
+    Cost,
+    compute_config_complexity,
+)
 from vovnet.benchmark.report import check_files
-from vovnet.engine import build as networks
-from vovnet.engine import launch
+from vovnet.engine.build import PARTS
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import load_config
 from vovnet.utils.errors import report_user_errors
 
 COLUMNS = ('parameters\nM', 'multiply-\nadds, G', 'memory\naccess\ncost, M',
@@ -27,12 +33,12 @@ COLUMNS = ('parameters\nM', 'multiply-\nadds, G', 'memory\naccess\ncost, M',
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Count parameters, multiply-adds and memory accesses')
-    launch.add_config_options(parser)
+    add_config_options(parser)
     parser.add_argument(
         '--shape', type=int, nargs='+', metavar='PX',
         help="height and width of the image (default: the test pipeline's)")
     parser.add_argument(
-        '--part', choices=networks.PARTS, default='detector',
+        '--part', choices=PARTS, default='detector',
         help='the whole model (default) or its backbone alone')
     parser.add_argument('--per-layer', action='store_true',
                         help='a row for each call of a layer')
@@ -71,8 +77,8 @@ def main() -> None:
     args = parse_args()
     if args.json:
         check_files([args.json], overwrite=True, option='--json')
-    cfg = networks.load_any_config(args.config, args.cfg_options)
-    found = networks.compute_config_complexity(cfg, args.shape, args.part)
+    cfg = load_config(args.config, args.cfg_options)
+    found = compute_config_complexity(cfg, args.shape, args.part)
     view, console = table(found, args.per_layer), Console()
     if args.per_layer or not console.is_terminal:  # rather long than cut
         console.width = max(80, Console(width=999).measure(view).maximum)

@@ -13,14 +13,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 import vovnet_cli
 
 from vovnet.deploy.export import export, verify
-from vovnet.engine import launch, predict
+from vovnet.engine import predict
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import load_config
+from vovnet.engine.prepare import check_output_dir
 from vovnet.utils.errors import report_user_errors, require_package
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Export a detector to ONNX, and check it')
-    launch.add_config_options(parser)
+    add_config_options(parser)
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out', metavar='FILE', type=Path,
                         help='(default: <name of the config>.onnx)')
@@ -71,8 +74,8 @@ def main() -> None:
     args = parse_args()
     out = args.out or Path(args.config).with_suffix('.onnx').name
     require_package(verify.BACKENDS[0], 'the check after an export')
-    cfg = launch.load_config(args.config, args.cfg_options)
-    launch.check_work_dir(str(Path(out).parent), '--out')
+    cfg = load_config(args.config, args.cfg_options)
+    check_output_dir(str(Path(out).parent), '--out')
     model = predict.load_detector(cfg, args.checkpoint, 'cpu')
     images, source = verify.pictures(cfg, args.images, args.num_images)
 

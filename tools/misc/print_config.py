@@ -9,13 +9,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 import vovnet_cli
 
-from vovnet.engine import launch
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import load_config, save_config
 from vovnet.utils.errors import report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Print a whole config')
-    launch.add_config_options(parser)
+    add_config_options(parser)
     parser.add_argument(
         '--save-path', help='also save it here, as .py, .json or .yml')
     return parser.parse_args()
@@ -24,10 +25,10 @@ def parse_args() -> argparse.Namespace:
 @report_user_errors()
 def main() -> None:
     args = parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     print(f'Config:\n{cfg.pretty_text}')
     if args.save_path:
-        launch.save_config(cfg, args.save_path)
+        save_config(cfg, args.save_path)
         print(f'Config saved to {args.save_path}')
 
 

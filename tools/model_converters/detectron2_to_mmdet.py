@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 import vovnet_cli
 
 from vovnet.checkpoints import convert_detectron2
-from vovnet.engine import launch
+from vovnet.engine.config import load_config
 from vovnet.utils.errors import report_user_errors
 
 
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     found = convert_detectron2(
-        args.src, launch.load_config(args.config), args.dst)
+        args.src, load_config(args.config), args.dst)
     print(f'{args.src}: {found.backbone}')
     print(f'{args.dst}: {found}')
     print(f'next: python tools/test.py {args.config} {args.dst}')

@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ..engine.build import build_network, input_shape
+from ..engine.build import build_network, get_input_shape
 from ..utils.dummy_forward import get_max_proposals, run_network
 from ..utils.errors import UserError
 
@@ -321,7 +321,7 @@ def compute_config_complexity(cfg: Config, shape: list[int] | None = None,
 
     Args:
         cfg (Config): A detector's or a classifier's.
-        shape (list[int], optional): See :func:`input_shape`.
+        shape (list[int], optional): See :func:`get_input_shape`.
         part (str): See :func:`build_network`.
 
     Returns:
@@ -332,7 +332,7 @@ def compute_config_complexity(cfg: Config, shape: list[int] | None = None,
             on such an image.
     """
     network = build_network(cfg, part)
-    images = input_shape(cfg, shape, part)
+    images = get_input_shape(cfg, shape, part)
     try:
         found = compute_complexity(network, images, run_network)
     except Exception as error:

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..deploy.optimize.apply import DTYPES, optimize
 from ..deploy.optimize.modes import MODES, find_obstacle
-from ..engine.build import load_any_config
+from ..engine.config import load_config
 from ..models import VoVNet
 from ..models.backbones.vovnet import CHECKPOINTS
 from ..utils.dummy_forward import run_network
@@ -209,7 +209,7 @@ def _check_modes(device: torch.device, modes: list[str],
     found, failures = {}, []
     for part, config in (('backbone', BACKBONE),
                          ('detector', DETECTORS['RetinaNet'])):
-        cfg = load_any_config(config)
+        cfg = load_config(config)
         shape = [64] if small else [320]
         subject = Subject(cfg, Input(part, False, shape, device=str(device)))
         for mode in modes:
@@ -261,7 +261,7 @@ def check_synchronization(device: torch.device,
     waits = {}
     for name, config in DETECTORS.items():
         shape = [64] if small and name == 'RetinaNet' else None
-        subject = Subject(load_any_config(config), Input(
+        subject = Subject(load_config(config), Input(
             'detector', False, shape, device=str(device)))
         subject()
         if device.type == 'cuda':
@@ -282,7 +282,7 @@ def check_synchronization(device: torch.device,
 
 def check_memory(device: torch.device, small: bool) -> dict[str, Any]:
     """Measure one network three times: the first is not to pay for more."""
-    cfg, found = load_any_config(BACKBONE), []
+    cfg, found = load_config(BACKBONE), []
     for _ in range(3):
 
         def build() -> tuple:

@@ -25,11 +25,11 @@ from ..analysis.detection_sheet import sample_evenly
 from ..deploy.optimize.apply import DTYPES, compute_difference, optimize
 from ..deploy.optimize.backends import load_runtime
 from ..deploy.optimize.modes import MODES
-from ..engine.build import build_network, input_shape, load_network
-from ..engine.checks.detection_data import check_datasets
-from ..engine.predict import find_images
+from ..engine.build import build_network, get_input_shape, load_network
+from ..engine.checks import check_datasets
 from ..utils.dummy_forward import create_placeholder_samples, run_network
 from ..utils.errors import UserError
+from ..utils.image_files import find_images
 
 TEST_SET = '(test set)'
 
@@ -220,7 +220,7 @@ def subject_cost(cfg: Config, subject: Subject
 
 
 def _noise(cfg: Config, how: Input, model: nn.Module) -> list[tuple]:
-    _, *shape = input_shape(cfg, how.shape, how.part)
+    _, *shape = get_input_shape(cfg, how.shape, how.part)
     images = torch.randn(how.batch_size, *shape,
                          generator=torch.Generator().manual_seed(0))
     samples = isinstance(model, BaseDetector) and create_placeholder_samples(images)

@@ -1,4 +1,4 @@
-"""Training, testing and prediction: hooks for configs, steps for tools."""
+"""Training, testing and prediction: steps for tools and hooks."""
 from ..utils.atomic_file import WholeFileBackend
 from .hooks import (
     ChannelsLastHook,

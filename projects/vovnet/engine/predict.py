@@ -1,9 +1,7 @@
-"""Detections for images on the disk, as pictures and as JSON.
+"""Detect in image files, and write pictures and JSON files.
 
-Own work on mmdet 3.3.0's parts (the test pipeline, ``model.test_step``,
-``DetLocalVisualizer``). mmdet's ``DetInferencer`` names its results after the
-last part of an image's path, so that ``a/1.jpg`` and ``b/1.jpg`` collide, and
-stops at the first image that cannot be read.
+Unlike mmdet 3.3.0's ``DetInferencer``, results are named after an image's
+path, and an image that cannot be read does not end the run.
 """
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -28,31 +26,28 @@ from torch import nn
 from ..checkpoints import check_normalization, get_state_dict, load_strict
 from ..utils.devices import find_device
 from ..utils.errors import UserError
-from ..utils.image_files import choose_output_files, find_images
-
-__all__ = ['detect', 'find_images', 'load_detector', 'to_instances']
+from ..utils.image_files import choose_output_files
 
 
 def load_detector(cfg: Config, checkpoint: str,
                   device: str | None = None) -> nn.Module:
-    """Build a detector with its weights.
+    """Build a detector with its weights, in eval mode.
+
+    Its ``dataset_meta`` (class names, colors) is the checkpoint's or, where
+    that has none, the config's.
 
     Args:
-        cfg: A whole config.
+        cfg: A complete config.
         checkpoint: A file or a URL.
         device: Such as ``'cuda:0'``; by default a GPU if there is one.
 
-    Returns:
-        nn.Module: In eval mode, with ``dataset_meta`` (class names, colours)
-        from the checkpoint or, if it has none, from the config.
-
     Raises:
-        UserError: If the checkpoint is of another model or wants other
-            images, or the device is not there.
+        UserError: If the checkpoint is of another model or expects another
+            normalization, or the device is missing.
     """
     if 'model' not in cfg:
-        raise UserError(f'config {cfg.filename}: describes no model; name a '
-                        "detector's")
+        raise UserError(f'config {cfg.filename}: has no model; give the '
+                        'config of a detector')
     where = find_device(
         device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
@@ -71,33 +66,33 @@ def load_detector(cfg: Config, checkpoint: str,
     return model.to(where).eval()
 
 
-def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
-           out_dir: Path, score_thr: float = 0.3,
-           batch_size: int = 1,
-           prepare: Callable[[nn.Module, dict], nn.Module] | None = None
-           ) -> Iterator[tuple[Path, int | None]]:
+def detect_files(model: nn.Module, cfg: Config, root: Path,
+                 images: Sequence[Path], out_dir: Path,
+                 score_thr: float = 0.3, batch_size: int = 1,
+                 prepare: Callable[[nn.Module, dict], nn.Module] | None = None
+                 ) -> Iterator[tuple[Path, int | None]]:
     """Detect in images, and write a picture and a JSON file for each.
 
-    The JSON holds ``image``, ``height``, ``width`` and ``instances``: those
-    that score at least ``score_thr``, best first, each with ``label`` (the
-    number of the class), ``class``, ``score``, ``bbox`` (x1, y1, x2, y2 in
-    pixels of the image) and, where the detector has masks, ``mask`` (COCO's
-    compressed run lengths).
+    The JSON file holds ``image``, ``height``, ``width`` and ``instances``:
+    those that score at least ``score_thr``, best first, each with ``label``
+    (the number of the class), ``class``, ``score``, ``bbox`` (x1, y1, x2, y2
+    in pixels of the image) and, where the detector has masks, ``mask`` (COCO's
+    compressed RLE: ``size``, ``counts``).
 
     Args:
         model: From :func:`load_detector`.
         cfg: Its config, for the test pipeline.
-        root: The folder that all images are in.
+        root: The folder that holds all images.
         images: The images.
-        out_dir: The folder for the results.
+        out_dir: The folder for ``vis/<image>`` and ``preds/<image>.json``.
         score_thr: The lowest score that is drawn and written.
         batch_size: Images in one step of the model.
-        prepare: Called with the model and the first batch; gives the model
-            that is used.
+        prepare: Called with the model and the first batch; returns the model
+            to use.
 
     Yields:
-        tuple: Each image and its number of detections, None if the image
-        could not be read or is too narrow to be resized.
+        Each image and its number of detections, None if the image could not
+        be read or is too narrow to be resized.
     """
     outputs = choose_output_files(root, images, out_dir)
     steps = [dict(step) for step in get_test_pipeline_cfg(cfg.copy())]
@@ -108,62 +103,50 @@ def detect(model: nn.Module, cfg: Config, root: Path, images: Sequence[Path],
     visualizer.dataset_meta = model.dataset_meta
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        pixels = [_read(image) for image in images[part]]
-        data = []
-        for i, (path, img) in enumerate(zip(images[part], pixels)):
-            if img is None:
-                continue
-            try:
-                data.append(pipeline(dict(
-                    img=img, img_id=start + i, img_path=str(path))))
-            except cv2.error:  # too narrow to be resized
-                pixels[i] = None
-        results = iter(())
-        if data:
-            batch = pseudo_collate(data)
+        inputs = [_load(image, pipeline) for image in images[part]]
+        samples = iter(())
+        if any(inputs):
+            batch = pseudo_collate([found[1] for found in inputs if found])
             if prepare:
                 model, prepare = prepare(model, batch), None
             with torch.no_grad():
-                results = iter(model.test_step(batch))
-        for image, img, (picture, record) in zip(
-                images[part], pixels, outputs[part]):
-            if img is None:
+                samples = iter(model.test_step(batch))
+        for image, found, (picture, record) in zip(
+                images[part], inputs, outputs[part]):
+            if found is None:
                 yield image, None
                 continue
-            sample = next(results).cpu()
+            pixels, _ = found
+            sample = next(samples).cpu()
             sample.pred_instances = sample.pred_instances[
                 sample.pred_instances.scores >= score_thr]
             picture.parent.mkdir(parents=True, exist_ok=True)
             record.parent.mkdir(parents=True, exist_ok=True)
             visualizer.add_datasample(
-                'predict', mmcv.bgr2rgb(img), sample, draw_gt=False,
+                'predict', mmcv.bgr2rgb(pixels), sample, draw_gt=False,
                 pred_score_thr=score_thr, out_file=str(picture))
             instances = to_instances(sample, model.dataset_meta['classes'])
             record.write_text(json.dumps(dict(
-                image=str(image), height=img.shape[0], width=img.shape[1],
-                instances=instances)))
+                image=str(image), height=pixels.shape[0],
+                width=pixels.shape[1], instances=instances)))
             yield image, len(instances)
 
 
-def _read(path: Path) -> np.ndarray | None:
-    """BGR pixels, None if the file is not an image (or not a whole one)."""
+def _load(image: Path, pipeline: Compose) -> tuple[np.ndarray, dict] | None:
+    """Return BGR pixels and network input, None if the image is unusable."""
     try:
-        return mmcv.imread(str(path))
-    except (OSError, cv2.error):
+        pixels = mmcv.imread(str(image))
+        if pixels is None:  # not an image
+            return None
+        return pixels, pipeline(
+            dict(img=pixels, img_id=0, img_path=str(image)))
+    except (OSError, cv2.error):  # cut short, or too narrow to be resized
         return None
 
 
 def to_instances(sample: DetDataSample,
                  classes: Sequence[str]) -> list[dict]:
-    """Write detections as JSON has them.
-
-    Args:
-        sample: Its ``pred_instances`` are read.
-        classes: Names of the classes.
-
-    Returns:
-        list[dict]: Best first; the fields are those of :func:`detect`.
-    """
+    """Convert detections to the ``instances`` of :func:`detect_files`."""
     found = sample.pred_instances
     instances = [
         {'label': label, 'class': classes[label], 'score': score, 'bbox': box}

@@ -8,7 +8,6 @@ pass. How they are measured is own work, with the parts of this package.
 """
 import logging
 import os
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,8 +35,9 @@ from ..benchmark.environment import conditions
 from ..benchmark.latency import MEASURED, Latency, measure_latency
 from ..benchmark.memory import measure_memory
 from ..benchmark.report import markdown_table
-from ..engine import launch
-from ..engine.build import build_network, input_shape, load_network
+from ..engine import run
+from ..engine.build import build_network, get_input_shape, load_network
+from ..engine.prepare import prepare_run, prepare_test
 from ..utils.devices import find_device
 from ..utils.errors import UserError
 
@@ -207,11 +207,9 @@ def _check(cfg: Config) -> None:
 def _accuracy(network: Trained, work_dir: str) -> float:
     """Top-1 accuracy on the test set, %, as ``tools/test.py`` tells it."""
     cfg = network.cfg.copy()
-    launch.prepare(cfg, Namespace(
-        config=cfg.filename, launcher='none', local_rank=0,
-        work_dir=os.path.join(work_dir, Path(cfg.filename).stem)))
-    launch.prepare_test(cfg, network.checkpoint)
-    metrics = launch.test(cfg)
+    prepare_run(cfg, os.path.join(work_dir, Path(cfg.filename).stem))
+    prepare_test(cfg, network.checkpoint)
+    metrics = run.test(cfg)
     if 'accuracy/top1' not in metrics:
         raise UserError(f'config {cfg.filename}: its test tells no '
                         "accuracy/top1; set test_evaluator=dict("
@@ -242,7 +240,7 @@ def training_step(cfg: Config, batch_size: int, device: torch.device,
         network.to(memory_format=torch.channels_last)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         optimizer = build_optim_wrapper(network, cfg.optim_wrapper.copy())
-    _, *size = input_shape(cfg, list(shape))
+    _, *size = get_input_shape(cfg, list(shape))
     images = torch.randint(
         256, (batch_size, *size), dtype=torch.uint8,
         generator=torch.Generator().manual_seed(0)).to(device)

@@ -1,1 +1,1 @@
-"""What every other part may use."""
+"""Helpers that every other package may use."""

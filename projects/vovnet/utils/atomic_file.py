@@ -1,9 +1,4 @@
-"""Files that are written whole or not at all.
-
-Own work on MMEngine's interface (read in mmengine 0.10.7:
-``fileio/backends/local_backend.py``). MMEngine writes into the final file,
-which a full disk or a killed job leaves cut short.
-"""
+"""Files that are written completely or not at all."""
 import os
 from pathlib import Path
 
@@ -12,22 +7,18 @@ from mmengine.fileio import LocalBackend, register_backend
 
 @register_backend('whole_file', force=True)
 class WholeFileBackend(LocalBackend):
-    """Local files that are written whole or not at all.
+    """MMEngine file backend that writes atomically.
 
-    ``put`` writes beside the target, flushes to the disk and renames, which
-    POSIX makes atomic. Until then an older file of that name stays as it is.
+    MMEngine's own writes into the final file, which a full disk or a killed
+    job leaves cut short.
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file.
-
-        Args:
-            obj: The content.
-            filepath: The target; missing folders are made.
+        """Write beside the target, flush to the disk, and rename.
 
         Raises:
             OSError: If the content could not be written. It names the target,
-                and nothing of the attempt is left.
+                whose old content stays; the partial file is removed.
         """
         target = Path(filepath)
         part = target.with_name(f'.{target.name}.{os.getpid()}.part')

@@ -11,13 +11,13 @@ def find_device(name: str, kinds: Sequence[str] = ()) -> torch.device:
 
     Args:
         name: As torch names it.
-        kinds: Types of devices that will do; any by default.
+        kinds: The accepted types of devices; any by default.
 
     Returns:
-        torch.device: With its index, if it is a GPU.
+        The device, with its index if it is a GPU.
 
     Raises:
-        UserError: If it is not there or of another kind.
+        UserError: If the device is missing or of another type.
     """
     try:
         device = torch.device(name)
@@ -26,7 +26,7 @@ def find_device(name: str, kinds: Sequence[str] = ()) -> torch.device:
             # Streams, events and timers that name no device take this one.
             torch.cuda.set_device(device)
         torch.zeros(1, device=device)
-    except Exception as error:  # torch raises what it likes
+    except Exception as error:  # its type depends on the device
         reason = str(error).strip().split('\n')[0]
         raise UserError(f'--device {name}: {reason.split(". ")[0]}; use '
                         '--device cpu or a device that torch can see'

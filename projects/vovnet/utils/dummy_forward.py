@@ -1,8 +1,4 @@
-"""A model's layers on images alone: no data set, no decoding, no NMS.
-
-Own work on mmdet 3.3.0 (``TwoStageDetector._forward``, read) and mmengine
-0.10.7.
-"""
+"""Run a model's layers without a data set, decoding or NMS."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,13 +10,9 @@ from torch import Tensor, nn
 
 
 def get_max_proposals(network: nn.Module) -> int:
-    """How many proposals RoI heads get, at most, by a model's ``test_cfg``.
+    """Return the most proposals that RoI heads get in a test.
 
-    Args:
-        network (nn.Module): Any model.
-
-    Returns:
-        int: 0 if it has no RPN with RoI heads behind it.
+    0 for a model without an RPN followed by RoI heads.
     """
     if not (getattr(network, 'with_rpn', False)
             and getattr(network, 'with_roi_head', False)):
@@ -29,13 +21,10 @@ def get_max_proposals(network: nn.Module) -> int:
 
 
 def create_placeholder_samples(images: Tensor) -> list[DetDataSample]:
-    """What a detector wants to know about images that are no pictures.
+    """Create the metainfo of synthetic images, neither resized nor padded.
 
     Args:
-        images (Tensor): (N, C, H, W), neither resized nor padded.
-
-    Returns:
-        list[DetDataSample]: One for each image.
+        images: (N, C, H, W).
     """
     shape = tuple(images.shape[-2:])
     return [
@@ -47,31 +36,30 @@ def create_placeholder_samples(images: Tensor) -> list[DetDataSample]:
 
 def run_network(network: nn.Module, images: Tensor,
                 samples: list[DetDataSample] | None = None) -> Any:
-    """Run a network on images: all layers, no decoding and no NMS.
+    """Run all layers of a network, without decoding and NMS.
 
-    RoI heads get :func:`get_max_proposals` equal boxes for each image, which
-    is the most that they get in a test.
+    RoI heads get :func:`get_max_proposals` equal boxes for each image, the
+    most that they get in a test.
 
     Args:
-        network (nn.Module): A detector, a classifier or a part of one; it
-            stays as it is.
-        images (Tensor): (N, C, H, W).
-        samples (list[DetDataSample], optional): What there is to know about
-            the images; by default :func:`create_placeholder_samples`.
+        network: A detector, a classifier or a part of one; not changed.
+        images: (N, C, H, W).
+        samples: Metainfo of the images; by default
+            :func:`create_placeholder_samples`.
 
     Returns:
-        Any: What the network's forward gives in mode 'tensor'.
+        The output of the network's forward in mode 'tensor'.
     """
     if not isinstance(network, BaseModel):
         return network(images)
     samples = samples or create_placeholder_samples(images)
-    with _equal_proposals(network, images):
+    with _fix_proposals(network, images):
         return network(images, samples, mode='tensor')
 
 
 @contextmanager
-def _equal_proposals(network: nn.Module, images: Tensor) -> Iterator[None]:
-    """Have the RPN of a two-stage detector propose the same boxes always."""
+def _fix_proposals(network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Let the RPN of a two-stage detector always propose the same boxes."""
     count = get_max_proposals(network)
     if not count:
         yield

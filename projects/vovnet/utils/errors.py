@@ -1,9 +1,4 @@
-"""What goes wrong on the user's side, and how the command lines say it.
-
-Own work. The messages that are recognised were read in mmengine 0.10.7
-(``registry/build_functions.py``), mmcv 2.1.0 (``transforms/loading.py``) and
-torch 2.11 (``utils/data``, ``_utils.ExceptionWrapper``).
-"""
+"""Errors that users can mend, reported in one line by the command lines."""
 import errno
 import logging
 import os
@@ -18,24 +13,24 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: ``str(e)`` is one line.
+    """A mistake that the user can mend.
 
-    The line says what is wrong, where, and what to do. Command lines print
-    it without a traceback; everything else that is raised is a bug and keeps
-    its traceback.
+    The message says in one line what is wrong, where, and what to do. Command
+    lines print it without a traceback.
     """
 
 
-def require_package(package: str, purpose: str, wheel: str | None = None) -> None:
-    """See that a package is installed.
+def require_package(package: str, purpose: str,
+                    wheel: str | None = None) -> None:
+    """Check that a package is installed.
 
     Args:
-        package: What Python imports.
+        package: The name that Python imports.
         purpose: What needs it.
-        wheel: Its name for pip, if another.
+        wheel: The name for pip, if another.
 
     Raises:
-        UserError: If it is not.
+        UserError: If the package is missing.
     """
     if find_spec(package) is None:
         raise UserError(f'{package}: is not installed, and {purpose} needs '
@@ -46,14 +41,14 @@ def require_package(package: str, purpose: str, wheel: str | None = None) -> Non
 def report_user_errors() -> Iterator[None]:
     """End the program with one line for an error that the user can mend.
 
-    Works as a decorator of ``main`` and in a ``with`` statement. What
-    :func:`explain` knows is printed as ``error: ...`` on stderr, and the exit
-    status is 1 (130 after Ctrl-C; argparse keeps its 2). Other errors, and
-    all of them if the environment has ``VOVNET_TRACEBACK=1``, pass through.
+    Works as a decorator of ``main`` and in a ``with`` statement. An error that
+    :func:`explain` knows is printed to stderr as ``error: ...``, and the exit
+    status is 1 (130 after Ctrl-C). Other errors, and all errors if the
+    environment has ``VOVNET_TRACEBACK=1``, pass through.
 
-    In a distributed run rank 0 speaks for all about a :class:`UserError`,
-    which every rank meets alike; other errors may be one rank's own (memory,
-    an image of its share), so each rank names itself.
+    In a distributed run rank 0 reports a :class:`UserError`, which all ranks
+    meet alike. Other errors may be one rank's (memory, an image of its share),
+    so each rank reports them under its number.
 
     Raises:
         SystemExit: In place of an error that has been printed.
@@ -61,7 +56,7 @@ def report_user_errors() -> Iterator[None]:
     # A full disk must not make each line of the log and the threads that
     # write (TensorBoard's) print a traceback; the main thread hears of it.
     logging.raiseExceptions = False
-    threading.excepthook = _thread_hook
+    threading.excepthook = _report_thread_error
     rank = get_process_rank()
     try:
         yield
@@ -77,112 +72,115 @@ def report_user_errors() -> Iterator[None]:
 
 
 def get_process_rank() -> int:
-    """The number of this process, as its launcher has set it; 0 if none."""
+    """Return this process's rank, as its launcher has set it, or 0."""
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))
 
 
-def _thread_hook(args: threading.ExceptHookArgs) -> None:
-    """Say nothing of what the main thread is going to explain."""
+def _report_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Leave out what the main thread is going to explain."""
     if args.exc_value is None or explain(args.exc_value) is None:
         threading.__excepthook__(args)
 
 
+# Errors of mmengine 0.10.7, mmcv 2.1.0, torch 2.11 and Python, as
+# 'Class: message', and what to say; {0} is the pattern's first group.
+_EXPLANATIONS = [(re.compile(pattern), line) for pattern, line in (
+    # -- data
+    (r'failed to load image: (.+)',
+     '{0}: cannot be read as an image (damaged or cut short); replace it, or '
+     'take it out of the data set'),
+    (r'^error: .*!buf\.empty\(\)',
+     'an image file of the data set is empty (0 bytes); find it with '
+     '`find <image folder> -size 0` and replace it'),
+    # -- config
+    (r"""["']?([^\s"']+)["']? is not in the (\S+) registry""",
+     "config: type '{0}' is not known to the {1} registry; check its "
+     'spelling, or name the module that defines it in custom_imports'),
+    (r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'",
+     "config: {0} has no option '{1}'; check its spelling"),
+    (r'(\S+)\. is not in the pretrained model',
+     "init_cfg: no tensor of the checkpoint begins with '{0}.'; check "
+     'init_cfg.prefix'),
+    # Raised by this project's modules when built (MMEngine's builder puts the
+    # class before the message) or when run.
+    (r'^ValueError: (?:.*class `\w+` in vovnet/\S+: '
+     r'|(?=[A-Z]\w*(?:Net|Neck|Head)\w*: ))(.+)', 'config: {0}'),
+    # -- memory and processes
+    # Torch goes on, in the same line, about other processes and fractions.
+    (r'^(?:OutOfMemoryError: |\w+: (?=CUDA error: '
+     r'(?:out of memory|CUBLAS_STATUS_ALLOC_FAILED)))'
+     r'(.*?)(?:\. (?:GPU|Of the|Including|Process)|\.?\n|\.?$)',
+     '{0}. Lower the batch size or the image scale; in training also try '
+     '--amp or backbone.with_cp=block'),
+    (r'Expected to have finished reduction in the prior iteration',
+     'some parameters of the model take no part in the loss, which '
+     'distributed training has to know; set find_unused_parameters=True in '
+     'the config'),
+    (r'(?s)^DistBackendError: (?!.*ncclRemoteError).*?Last error:\s*(\S.*)',
+     'NCCL: {0}; check GPUs, network and /dev/shm (docker: --shm-size), '
+     'NCCL_DEBUG=INFO tells more'),
+    (r'^(?:DistBackendError: |\w+: (?=.*gloo.*by peer))(.*)',
+     'another process of this job has ended; its message says why ({0})'),
+    (r'(DataLoader worker .*?'
+     r'(?:killed by signal: [\w ]+|exited unexpectedly))',
+     '{0}. Most likely the machine ran out of memory or of /dev/shm (docker: '
+     '--shm-size); lower num_workers or prefetch_factor'),
+    # -- files and network
+    (r'(?s)^(?:URLError|HTTPError): (.*)',
+     'a download failed ({0}); check the network, or fetch the file elsewhere '
+     'and put it where it is missing'),
+)]
+
+_REMEDIES = {
+    errno.ENOENT: 'check the path in the config or on the command line',
+    errno.EACCES: 'check its owner and permissions',
+    errno.EPERM: 'check its owner and permissions',
+    errno.EROFS: 'choose another place',
+    errno.EEXIST: 'that name is taken, choose another',
+    errno.ENOTDIR: 'a part of the path is a file, choose another',
+    errno.EISDIR: 'a file is expected, name one',
+    **dict.fromkeys(NO_ROOM, 'make room, or choose another place')
+}
+
+
 def explain(error: BaseException) -> str | None:
-    """What the user should read about an error.
+    """Explain an error to the user in one line.
 
     Args:
-        error: Any exception, also one that a data loader worker passed on.
+        error: Any exception, also one passed on by a data loader worker.
 
     Returns:
-        str | None: One line that says what is wrong, where, and what to do;
-        None if the error is not known to be the user's to mend.
+        What is wrong, where, and what to do; None if the error is not known
+        to be one that the user can mend.
     """
-    kind, text = _original(error)
-    line = (text if isinstance(error, UserError) else 'interrupted' if
-            isinstance(error, KeyboardInterrupt) else _known(kind, text))
+    if isinstance(error, KeyboardInterrupt):
+        return 'interrupted'
+    text = _describe(error)
+    kind, _, message = text.partition(': ')
+    if kind == 'UserError':
+        line = message
+    elif found := re.match(
+            r"\w+: \[Errno (\d+)\] ([^:]+)(?:: '(.*?)')?", text):
+        number, reason, file = found.groups()
+        remedy = _REMEDIES.get(int(number))
+        line = remedy and f'{file or "writing a file"}: {reason}; {remedy}'
+    elif kind == 'FileNotFoundError':
+        line = message
+    else:
+        matches = ((pattern.search(text), line)
+                   for pattern, line in _EXPLANATIONS)
+        line = next((line.format(*found.groups())
+                     for found, line in matches if found), None)
     return line and ' '.join(line.split())
 
 
-def _original(error: BaseException) -> tuple[str, str]:
-    """Class name and message, without the wrapping of a loader's worker."""
-    kind, text = type(error).__name__, str(error)
-    if isinstance(error, OSError) and error.filename:
+def _describe(error: BaseException) -> str:
+    """Return 'Class: message', without what a loader's worker adds."""
+    kind = type(error).__name__
+    text = str(error)
+    if isinstance(error, OSError) and error.errno and error.filename:
         # The message has the form that str() gives, whatever the subclass.
         text = f"[Errno {error.errno}] {error.strerror}: '{error.filename}'"
     if text.startswith('Caught ') and 'Original Traceback' in text:
         kind, _, text = text.strip().splitlines()[-1].partition(': ')
-    return kind.rpartition('.')[-1], text
-
-
-def _known(kind: str, text: str) -> str | None:
-    if found := re.search(r'failed to load image: (.+)', text):
-        return (f'{found[1]}: cannot be read as an image (damaged or cut '
-                'short); replace it, or take it out of the data set')
-    if kind == 'error' and '!buf.empty()' in text:
-        return ('an image file of the data set is empty (0 bytes); find it '
-                'with `find <image folder> -size 0` and replace it')
-    if found := re.search(r"(\S+) is not in the (\S+) registry", text):
-        name = found[1].strip('\'"')
-        return (f"config: type '{name}' is not known to the {found[2]} "
-                'registry; check its spelling, or name the module that '
-                'defines it in custom_imports')
-    if found := re.search(r"(\w+)\.__init__\(\) got an unexpected keyword "
-                          r"argument '(\w+)'", text):
-        return (f"config: {found[1]} has no option '{found[2]}'; check its "
-                'spelling')
-    if found := re.match(r'(\S+)\. is not in the pretrained model', text):
-        return ('init_cfg: no tensor of the checkpoint begins with '
-                f"'{found[1]}.'; check init_cfg.prefix")
-    # What this project's own modules refuse, when built (MMEngine's builder
-    # wraps it) or when run.
-    if kind == 'ValueError' and (found := re.search(
-            r'(?:class `\w+` in vovnet/\S+: '
-            r'|^(?=[A-Z]\w*(?:Net|Neck|Head)\w*: ))(.+)', text)):
-        return f'config: {found[1]}'
-    if kind == 'OutOfMemoryError' or re.match(
-            'CUDA error: (out of memory|CUBLAS_STATUS_ALLOC_FAILED)', text):
-        # Torch goes on, in the same line, about other processes and fractions.
-        reason = re.split(r'\. (?:GPU|Of the|Including|Process)|\n', text)[0]
-        return (f'{reason.rstrip(".")}. Lower the batch size or the image '
-                'scale; in training also try --amp or backbone.with_cp=block')
-    if 'Expected to have finished reduction in the prior iteration' in text:
-        return ('some parameters of the model take no part in the loss, which '
-                'distributed training has to know; set '
-                'find_unused_parameters=True in the config')
-    cause = text.partition('Last error:')[2].strip()
-    if kind == 'DistBackendError' and 'ncclRemoteError' not in text and cause:
-        return (f'NCCL: {cause}; check GPUs, network and /dev/shm (docker: '
-                '--shm-size), NCCL_DEBUG=INFO tells more')
-    if kind == 'DistBackendError' or 'gloo' in text and 'by peer' in text:
-        return ('another process of this job has ended; its message says why '
-                f'({text.splitlines()[0]})')
-    if 'DataLoader worker' in text and ('killed by signal' in text
-                                        or 'bus error' in text.lower()):
-        return (f'{text.splitlines()[0]} Most likely the machine ran out of '
-                'memory or of /dev/shm (docker: --shm-size); lower '
-                'num_workers or prefetch_factor')
-    if found := re.match(r"\[Errno (\d+)\] ([^:]+)(?:: '(.*?)')?", text):
-        return _system(int(found[1]), found[2], found[3])
-    if kind in ('URLError', 'HTTPError'):
-        return (f'a download failed ({text}); check the network, or fetch the '
-                'file elsewhere and put it where it is missing')
-    if kind == 'FileNotFoundError':
-        return text
-    return None
-
-
-def _system(number: int, reason: str, file: str | None) -> str | None:
-    """What the operating system refused, if it can be put right."""
-    remedies = {
-        errno.ENOENT: 'check the path in the config or on the command line',
-        errno.EACCES: 'check its owner and permissions',
-        errno.EPERM: 'check its owner and permissions',
-        errno.EROFS: 'choose another place',
-        errno.EEXIST: 'that name is taken, choose another',
-        errno.ENOTDIR: 'a part of the path is a file, choose another',
-        errno.EISDIR: 'a file is expected, name one',
-        **dict.fromkeys(NO_ROOM, 'make room, or choose another place')
-    }
-    if number not in remedies:
-        return None
-    return f'{file or "writing a file"}: {reason}; {remedies[number]}'
+    return f'{kind.rpartition(".")[-1]}: {text}'

@@ -1,10 +1,8 @@
-"""Images that a command line names, and where results for them go.
-
-Own work. Needs nothing but Python.
-"""
+"""Images that a command line names, and files for their results."""
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -21,10 +19,10 @@ def find_images(place: str) -> tuple[Path, list[Path]]:
             pattern (``**`` for subfolders).
 
     Returns:
-        tuple: The folder that all images are in, and the images, sorted.
+        The folder that holds all images, and the images, sorted.
 
     Raises:
-        UserError: If there are none.
+        UserError: If there are no images.
     """
     path = Path(place)
     if path.is_dir():
@@ -43,20 +41,12 @@ def find_images(place: str) -> tuple[Path, list[Path]]:
 
 
 def choose_output_files(root: Path, images: Sequence[Path],
-                 out_dir: Path) -> list[tuple[Path, Path]]:
-    """Where the results of each image go.
+                        out_dir: Path) -> list[tuple[Path, Path]]:
+    """Choose a picture and a JSON file for the results of each image.
 
-    ``a/1.jpg`` below ``root`` gives ``out_dir/vis/a/1.jpg`` and
-    ``out_dir/preds/a/1.jpg.json``; a picture whose format is not JPEG or PNG
-    gets ``.png`` added to its name.
-
-    Args:
-        root: The folder that all images are in.
-        images: The images.
-        out_dir: The folder for the results.
-
-    Returns:
-        list: A picture and a JSON file for each image.
+    ``root/a/1.jpg`` gets ``out_dir/vis/a/1.jpg`` and
+    ``out_dir/preds/a/1.jpg.json``. The picture of an image that is neither
+    JPEG nor PNG gets ``.png`` added to its name.
 
     Raises:
         UserError: If a result would replace an input or another result.
@@ -68,25 +58,25 @@ def choose_output_files(root: Path, images: Sequence[Path],
         outputs.append((out_dir / 'vis' / drawn,
                         out_dir / 'preds' / f'{name}.json'))
     inputs = {image.resolve() for image in images}
-    pictures = [picture.resolve() for picture, _ in outputs]
-    for picture in pictures:
-        if picture in inputs or pictures.count(picture) > 1:
+    pictures = Counter(picture.resolve() for picture, _ in outputs)
+    for picture, count in pictures.items():
+        if picture in inputs or count > 1:
             raise UserError(f'{picture}: would be overwritten by a result; '
                             'choose another --out-dir')
     return outputs
 
 
 def print_results(results: Iterable[tuple[Path, int | None]],
-         summary: Callable[[int], str]) -> None:
-    """Print what is found in each image, as it comes.
+                  summarize: Callable[[int], str]) -> None:
+    """Print the number of detections of each image as it comes.
 
     Args:
         results: Each image and its number of detections, None if it could not
             be read or is too narrow to be resized.
-        summary: Gives the last line, of the number of images that were read.
+        summarize: Returns the last line, given the number of images read.
 
     Raises:
-        UserError: In the end, if some could not be read.
+        UserError: At the end, if some images could not be read.
     """
     read, unread = 0, []
     for image, count in results:
@@ -97,7 +87,7 @@ def print_results(results: Iterable[tuple[Path, int | None]],
         else:
             read += 1
             print(f'{image}: {count} objects')
-    print(summary(read))
+    print(summarize(read))
     if unread:
         raise UserError(f'{len(unread)} of {read + len(unread)} images cannot '
                         f'be read, the first is {unread[0]}; replace them')

@@ -1,8 +1,6 @@
 """Detections as a picture and as JSON, without torch.
 
-Own work. The fields of the JSON are those of ``vovnet/engine/predict.py``,
-except that masks are COCO's run lengths as numbers, not compressed;
-``pycocotools.mask.frPyObjects`` reads them.
+Own work. The fields of the JSON are those of ``vovnet/engine/predict.py``.
 """
 import colorsys
 import json
@@ -73,22 +71,34 @@ def to_instances(found: Detections, classes: Sequence[str]) -> list[dict]:
     if found.masks is not None:
         for instance, mask in zip(instances, found.masks):
             instance['mask'] = dict(size=list(mask.shape),
-                                    counts=run_lengths(mask))
+                                    counts=encode_mask(mask))
     return instances
 
 
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """Count pixels column by column: outside, inside, outside, ...
+def encode_mask(mask: np.ndarray) -> str:
+    """Encode a mask as the counts of COCO's compressed RLE.
+
+    Counts pixels column by column: outside, inside, outside, ... From the
+    fourth number on, each is stored as its difference to the one two before.
+    A number is written as groups of 5 bits, lowest first, each plus 48 as a
+    character; bit 5 says that another group follows, and bit 4 of the last
+    group is the sign (pycocotools 2.0.11, ``rleToString``).
 
     Args:
         mask: (height, width), bool.
-
-    Returns:
-        list[int]: COCO's uncompressed run lengths.
     """
     pixels = mask.T.ravel()
     changes = np.flatnonzero(np.diff(pixels, prepend=False))
-    return np.diff(changes, prepend=0, append=len(pixels)).tolist()
+    lengths = np.diff(changes, prepend=0, append=len(pixels)).tolist()
+    text = ''
+    for i, length in enumerate(lengths):
+        number = length - lengths[i - 2] if i > 2 else length
+        more = True
+        while more:
+            group, number = number & 31, number >> 5
+            more = number != (-1 if group & 16 else 0)
+            text += chr(48 + group + 32 * more)
+    return text
 
 
 def draw(image: np.ndarray, found: Detections,

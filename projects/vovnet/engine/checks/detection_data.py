@@ -1,364 +1,233 @@
-"""Looks at the data before training does, and says what will not work.
+"""Checks of COCO and VOC data, as mmdet 3.3.0 reads, filters and numbers it.
 
-Own work. What mmdet reads, filters and numbers was read in mmdet 3.3.0
-(``datasets/coco.py``, ``datasets/xml_style.py``). It fails late and far from
-the cause: classes that match no annotation end as "need at least one array to
-concatenate", a wrong path after an hour as a missing file.
-
-Cost: a COCO file is parsed once and a VOC split's XML files once more than
-mmdet does itself, and every image is looked up (not opened). See
-:func:`check_datasets`.
+mmdet fails late and far from the cause: classes that match no annotation end
+as "need at least one array to concatenate", a wrong path after an hour as a
+missing file. Checking COCO's instances_train2017 takes 10 to 20 seconds.
 """
 import json
 import os
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mmdet.datasets import CocoDataset, XMLDataset
 from mmdet.registry import DATASETS
 
 from ...utils.errors import UserError
+from . import common
 
 
 class _Annotations(NamedTuple):
-    """What an annotation file of either kind holds."""
     file: str
-    folder: str  # of the images
+    image_dir: str
     images: list[str]  # paths
     names: list[str]  # of the categories, in the order of the file
-    objects: Counter  # name -> objects
+    objects: Counter  # number of objects by category name
 
 
-def check_datasets(cfg: dict,
-                   splits: Sequence[str] = ('train', 'val', 'test')
-                   ) -> list[str]:
-    """Check data sets, their images and the heads' numbers of classes.
-
-    Data sets inside wrappers (``RepeatDataset``, ``ConcatDataset``,
-    ``ClassBalancedDataset``, ``MultiImageMixDataset``) are found. Types that
-    read neither COCO nor VOC annotations in mmdet's way, and data that is not
-    on a local disk, are left alone. For a file like COCO's
-    instances_train2017 (118k images, 860k objects) parsing takes 10 to 20
-    seconds and the images less than one on a local disk (measured at a tenth
-    of that size).
-
-    A classifier's data sets are those of :mod:`.check_folders`.
-
-    Args:
-        cfg: A whole config.
-        splits: Which of its data loaders to check.
-
-    Returns:
-        list[str]: What is odd but works, one line each.
-
-    Raises:
-        UserError: If a file is missing or broken, a split is empty, or
-            classes, annotations and heads do not agree.
-    """
-    if cfg.get('default_scope') == 'mmpretrain':
-        from .classification_data import check_classification
-        return check_classification(cfg, splits)
-    warnings, parsed = [], {}
+def check_detection_data(cfg: dict, splits: Sequence[str]) -> list[str]:
+    """Check a detector's data; see :func:`vovnet.engine.checks`."""
+    warnings, known = [], {}
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for data in leaves(loader.get('dataset')):
-            kind = DATASETS.get(data['type']) if isinstance(
-                data['type'], str) else data['type']
-            read = _reader(kind)
-            if read is None or is_remote(data):
+        where = f'{split}_dataloader'
+        evaluators = common.get_evaluators(cfg, split)
+        labeled = split == 'train' or not all(
+            evaluator.get('format_only') for evaluator in evaluators)
+        for data in common.iter_datasets(cfg.get(where)):
+            kind = common.get_dataset_class(data, DATASETS)
+            read = _READERS.get(getattr(kind, 'load_data_list', None))
+            if read is None or common.is_remote(data):
                 continue
-            where = f'{split}_dataloader'
-            classes = _classes(kind, data, where)
-            check_heads(cfg.get('model', {}), classes, where)
-            key = str(data)  # the validation split is often the test split
-            if key not in parsed:
-                parsed[key] = read(data, where)
-                _check_images(parsed[key], where)
-            found = parsed[key]
-            _check_classes(found, classes, where, ordered=read is _read_coco)
-            evaluators = cfg.get(f'{split}_evaluator') or []
-            if isinstance(evaluators, dict):
-                evaluators = [evaluators]
-            labelled = split == 'train' or not all(
-                e.get('format_only') for e in evaluators)
-            warnings += _check_filled(found, classes, where, labelled)
-            warnings += _check_evaluators(evaluators, found, split)
-    return list(dict.fromkeys(warnings))
-
-
-def leaves(data: Any) -> Iterator[dict]:
-    """The configs of the data sets inside wrappers."""
-    if isinstance(data, (list, tuple)):
-        for part in data:
-            yield from leaves(part)
-    elif isinstance(data, dict):
-        inner = data.get('dataset') or data.get('datasets')
-        if inner:
-            yield from leaves(inner)
-        elif 'type' in data:
-            yield data
-
-
-def _reader(kind: Any) -> Any:
-    """What reads the annotations of a data set's class, None if nothing."""
-    load = getattr(kind, 'load_data_list', None)
-    return {CocoDataset.load_data_list: _read_coco,
-            XMLDataset.load_data_list: _read_voc}.get(load)
-
-
-def is_remote(data: dict) -> bool:
-    """Whether a data set is read from elsewhere than a local disk."""
-    prefix = data.get('data_prefix') or {}  # a text in mmpretrain
-    places = [data.get('data_root'), data.get('ann_file'),
-              *(prefix.values() if isinstance(prefix, dict) else [prefix])]
-    return bool(data.get('backend_args')) or any(
-        '://' in place for place in places if isinstance(place, str))
+            with common.name_in_errors(where):
+                classes = _get_classes(kind, data)
+            common.check_num_classes(cfg.get('model'), classes, where)
+            with common.name_in_errors(where):
+                key = str(data)  # the validation split is often the test split
+                if key not in known:
+                    known[key] = read(data)
+                found = known[key]
+                common.check_images(found.images, found.image_dir, found.file)
+                _check_classes(found, classes, read is _read_coco, split)
+                if labeled and (unused := _find_unused(found, classes)):
+                    warnings.append(f'{where}: {found.file} has no object of '
+                                    f'the classes {common.abbreviate(unused)}')
+            with common.name_in_errors(f'{split}_evaluator'):
+                warnings += [f'{split}_evaluator: {line}' for line in
+                             _check_evaluators(evaluators, found.file)]
+    return warnings
 
 
 def _join(data: dict, path: str) -> str:
     return os.path.join(data.get('data_root') or '', path)
 
 
-def _classes(kind: type, data: dict, where: str) -> list[str]:
-    """The class names that a data set is going to use."""
+def _get_classes(kind: type, data: dict) -> list[str]:
     metainfo = {**kind.METAINFO, **(data.get('metainfo') or {})}
     classes = metainfo.get('classes')
     if isinstance(classes, str):
         if not os.path.isfile(classes):
             raise UserError(
-                f"{where}: metainfo.classes is the text '{classes}', a tuple "
-                f"is expected; write ('{classes}', ) with a comma")
+                f"metainfo.classes is the text '{classes}', a tuple is "
+                f"expected; write ('{classes}', ) with a comma")
         with open(classes) as file:
             classes = file.read().splitlines()
     if not classes:
-        raise UserError(f'{where}: no class names; set '
+        raise UserError('no class names; set '
                         "dataset.metainfo=dict(classes=('...', ))")
     return list(classes)
 
 
-def check_heads(model: dict, classes: list[str], where: str,
-                path: str = 'model') -> None:
-    """Every head must tell apart as many classes as the data has."""
-    count = model.get('num_classes')
-    names = path.split('.')
-    if (isinstance(count, int) and count != len(classes)
-            and any(name.endswith('head') for name in names)
-            and not {'rpn_head', 'semantic_head'} & set(names)):
-        raise UserError(f'{path}.num_classes is {count}, but {where} has '
-                        f'{len(classes)} classes ({some(classes)}); set it '
-                        f'to {len(classes)}')
-    for key, value in model.items():
-        parts = enumerate(value) if isinstance(value, (list, tuple)) else [
-            (None, value)]
-        for number, part in parts:
-            if isinstance(part, dict):
-                name = key if number is None else f'{key}.{number}'
-                check_heads(part, classes, where, f'{path}.{name}')
-
-
-def some(names: Sequence[str]) -> str:
-    """Names for a message: the first ten, and how many more there are."""
-    more = f' and {len(names) - 10} more' if len(names) > 10 else ''
-    return (', '.join(map(str, names[:10])) or 'none') + more
-
-
-def _open(path: str, where: str) -> str:
-    if not os.path.isfile(path):
-        raise UserError(f'{where}: annotation file {path} does not exist; '
-                        'check data_root and ann_file')
-    with open(path, encoding='utf-8') as file:
-        return file.read()
-
-
-def _read_coco(data: dict, where: str) -> _Annotations:
-    """Parse a COCO file and see that mmdet finds what it asks for."""
+def _read_coco(data: dict) -> _Annotations:
     path = _join(data, data.get('ann_file', ''))
     try:
-        content = json.loads(_open(path, where))
-        images, categories = content['images'], content['categories']
-        objects = content.get('annotations', [])
-        needed = dict(images=(images, ('id', 'file_name', 'width', 'height')),
-                      categories=(categories, ('id', 'name')),
-                      annotations=(objects, ('id', 'image_id', 'category_id',
-                                             'bbox', 'area')))
-        for part, (entries, fields) in needed.items():
-            for entry in entries:
-                for field in fields:
-                    if field not in entry:
-                        raise UserError(
-                            f"{where}: {path}: an entry of '{part}' (id "
-                            f"{entry.get('id')}) has no '{field}'; add it")
-    except UnicodeDecodeError as error:
-        raise UserError(f'{where}: {path}: not a text file; a COCO JSON file '
-                        'is expected') from error
+        content = json.loads(common.read_annotation_file(path))
+        content.setdefault('annotations', [])
+        with common.name_in_errors(path):
+            _check_coco_entries(content)
     except json.JSONDecodeError as error:
         raise UserError(
-            f'{where}: {path}: not valid JSON ({error}); a file that ends '
-            'early was not copied in full') from error
+            f'{path}: not valid JSON ({error}); a file that ends early was '
+            'not copied in full') from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: {path}: not a COCO file, it needs the "
-                        "lists 'images', 'annotations' and 'categories'"
-                        ) from error
-    for part, entries in (('images', images), ('annotations', objects)):
-        if len({entry['id'] for entry in entries}) < len(entries):
-            raise UserError(f"{where}: {path}: several {part} have the same "
-                            "'id'; number them anew")
-    known = {entry['id'] for entry in images}
-    for entry in objects:
-        if entry['image_id'] not in known:
+        raise UserError(f"{path}: not a COCO file, it needs the lists "
+                        "'images', 'annotations' and 'categories'") from error
+    names = {entry['id']: entry['name'] for entry in content['categories']}
+    image_dir = _join(data, (data.get('data_prefix') or {}).get('img', ''))
+    images = [os.path.join(image_dir, entry['file_name'])
+              for entry in content['images']]
+    objects = Counter(names.get(entry['category_id'])
+                      for entry in content['annotations'])
+    return _Annotations(path, image_dir, images, list(names.values()), objects)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _is_box(value: Any) -> bool:
+    return (isinstance(value, list) and len(value) == 4
+            and all(map(_is_number, value)))
+
+
+# Fields that mmdet needs: a test of the value, and what to write.
+_ANY = (lambda value: True), 'a value'
+_NUMBER = _is_number, 'a number'
+_COCO_FIELDS = dict(
+    images=dict(id=_ANY, file_name=_ANY, width=_NUMBER, height=_NUMBER),
+    categories=dict(id=_ANY, name=_ANY),
+    annotations=dict(
+        id=_ANY, image_id=_ANY, category_id=_ANY, area=_ANY,
+        bbox=(_is_box, '[x, y, width, height]')))
+
+
+def _check_coco_entries(content: dict) -> None:
+    for part, fields in _COCO_FIELDS.items():
+        for entry in content[part]:
+            for field, (is_valid, wanted) in fields.items():
+                if field not in entry or not is_valid(entry[field]):
+                    found = repr(entry.get(field, 'missing'))
+                    raise UserError(
+                        f"an entry of '{part}' (id {entry.get('id')}): "
+                        f"'{field}' is {found}; write {wanted}")
+    ids = {}
+    for part in 'images', 'annotations':
+        ids[part] = {entry['id'] for entry in content[part]}
+        if len(ids[part]) < len(content[part]):
+            raise UserError(f"several {part} have the same 'id'; number them "
+                            'anew')
+    for entry in content['annotations']:
+        if entry['image_id'] not in ids['images']:
             raise UserError(
-                f"{where}: {path}: annotation {entry['id']} is of image "
-                f"{entry['image_id']}, which is not in 'images'; add it or "
-                'take the annotation out')
-        if not _numbers(entry['bbox'], 4):
-            raise UserError(
-                f"{where}: {path}: annotation {entry['id']} has bbox "
-                f"{entry['bbox']}; write [x, y, width, height]")
-    for entry in images:
-        if not _numbers([entry['width'], entry['height']], 2):
-            raise UserError(
-                f"{where}: {path}: image {entry['id']} has width "
-                f"{entry['width']!r} and height {entry['height']!r}; write "
-                'numbers of pixels')
-    names = {entry['id']: entry['name'] for entry in categories}
-    folder = _join(data, (data.get('data_prefix') or {}).get('img', ''))
-    return _Annotations(
-        path, folder,
-        [os.path.join(folder, entry['file_name']) for entry in images],
-        list(names.values()),
-        Counter(names.get(entry['category_id']) for entry in objects))
+                f"annotation {entry['id']} is of image {entry['image_id']}, "
+                "which is not in 'images'; add it or take the annotation out")
 
 
-def _numbers(values: Any, count: int) -> bool:
-    return isinstance(values, list) and len(values) == count and all(
-        isinstance(value, (int, float)) for value in values)
-
-
-def _read_voc(data: dict, where: str) -> _Annotations:
-    """Parse the XML files of a split."""
+def _read_voc(data: dict) -> _Annotations:
     path = _join(data, data.get('ann_file', ''))
     root = _join(data, (data.get('data_prefix') or {}).get(
         'sub_data_root', ''))
-    folder = os.path.join(root, data.get('img_subdir', 'JPEGImages'))
-    labels = os.path.join(root, data.get('ann_subdir', 'Annotations'))
-    ids = _open(path, where).splitlines()
+    image_dir = os.path.join(root, data.get('img_subdir', 'JPEGImages'))
+    xml_dir = os.path.join(root, data.get('ann_subdir', 'Annotations'))
+    names = common.read_annotation_file(path).splitlines()
     objects = Counter()
-    for line, number in enumerate(ids, 1):
-        if not number or number != number.strip():
-            raise UserError(f'{where}: {path}, line {line}: blank, or blanks '
-                            'around the name; take them out')
-        file = os.path.join(labels, f'{number}.xml')
-        try:
-            boxes = ET.parse(file).getroot().findall('object')
-            names = [box.find('name').text for box in boxes
-                     if box.findtext('difficult', '0').strip() in ('', '0')]
-            for box in boxes:
-                for corner in ('xmin', 'ymin', 'xmax', 'ymax'):
-                    float(box.find('bndbox').find(corner).text)
-        except FileNotFoundError as error:
+    for name in names:
+        file = os.path.join(xml_dir, f'{name}.xml')
+        if not os.path.isfile(file):
             raise UserError(
-                f'{where}: annotation file {file} does not exist, though '
-                f'{path} lists {number} (a name without ending); check '
-                'ann_subdir and sub_data_root') from error
-        except ET.ParseError as error:
-            raise UserError(f'{where}: {file}: not valid XML ({error}); '
-                            'repair it') from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise UserError(
-                f'{where}: {file}: an object has no name or no bndbox with '
-                'xmin, ymin, xmax, ymax; add it') from error
-        objects.update(names)
-    return _Annotations(
-        path, folder, [os.path.join(folder, f'{n}.jpg') for n in ids],
-        sorted(objects), objects)
+                f"annotation file {file} does not exist, though {path} lists "
+                f"'{name}'; write names without ending or blanks there, or "
+                'check ann_subdir and sub_data_root')
+        with common.name_in_errors(file):
+            objects.update(_read_voc_objects(file))
+    images = [os.path.join(image_dir, f'{name}.jpg') for name in names]
+    return _Annotations(path, image_dir, images, sorted(objects), objects)
 
 
-def _check_images(found: _Annotations, where: str) -> None:
-    """Every image must be there and have a content."""
-    if found.images and not os.path.isdir(found.folder):
-        raise UserError(f'{where}: image folder {found.folder} does not '
-                        'exist; check data_root and data_prefix')
-    missing, empty = [], []
-    for file in found.images:
-        try:
-            if os.stat(file).st_size == 0:
-                empty.append(file)
-        except OSError:
-            missing.append(file)
-    for files, what in ((missing, 'are missing'), (empty, 'are empty files')):
-        if files:
-            raise UserError(
-                f'{where}: {len(files)} of {len(found.images)} images that '
-                f'{found.file} lists {what}, the first is {files[0]}; check '
-                'data_prefix, or take them out of the annotations')
+def _read_voc_objects(file: str) -> list[str]:
+    """Return the class of each object that is not marked as difficult."""
+    try:
+        objects = ET.parse(file).getroot().findall('object')
+        for entry in objects:
+            for corner in ('xmin', 'ymin', 'xmax', 'ymax'):
+                float(entry.find('bndbox').find(corner).text)
+        return [entry.find('name').text for entry in objects
+                if entry.findtext('difficult', '0').strip() in ('', '0')]
+    except ET.ParseError as error:
+        raise UserError(f'not valid XML ({error}); repair it') from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError('an object has no name or no bndbox with xmin, ymin, '
+                        'xmax, ymax; add it') from error
 
 
-def _check_classes(found: _Annotations, classes: list[str], where: str,
-                   ordered: bool) -> None:
-    """The config's class names must be those of the annotations.
+_READERS = {CocoDataset.load_data_list: _read_coco,
+            XMLDataset.load_data_list: _read_voc}
 
-    COCO categories are numbered by mmdet in the order of the file, with
-    those left out that the config does not name. A config that names others,
-    or in another order, would give every box a neighbour's name.
+
+def _check_classes(found: _Annotations, classes: list[str], is_coco: bool,
+                   split: str) -> None:
+    """Check the config's class names against those of the annotations.
+
+    mmdet numbers COCO categories in the order of the file, leaving out those
+    that the config does not name: another order would exchange the names.
+    VOC has no list of classes. One that never occurs in training, beside
+    others that nobody asks for, is most likely one of them, misspelled.
     """
-    both = f'{found.file} has: {some(found.names)}'
     absent = [name for name in classes if name not in found.names]
-    if found.names and len(absent) == len(classes):
+    others = [name for name in found.names if name not in classes]
+    if absent and (is_coco or others and split == 'train'):
         raise UserError(
-            f'{where}: no class of the config ({some(classes)}) is in the '
-            f'annotations ({both}); set metainfo.classes to these names')
-    if not ordered:
-        # VOC has no list of classes. One that never occurs beside others
-        # that nobody asks for is most likely one of them, misspelt.
-        others = [name for name in found.names if name not in classes]
-        if absent and others and where.startswith('train'):
-            raise UserError(
-                f'{where}: no object is called {some(absent)}, but some are '
-                f'called {some(others)} ({both}); correct metainfo.classes')
-        return
-    if absent:
-        raise UserError(
-            f'{where}: the annotations have no category for {some(absent)} '
-            f'({both}); add it to the file or take it out of '
-            'metainfo.classes')
+            f'the annotations have no class {common.abbreviate(absent)} '
+            f'({found.file} has: {common.abbreviate(found.names)}); correct '
+            'metainfo.classes or the annotations')
     in_file = [name for name in found.names if name in classes]
-    if in_file != classes:
+    if is_coco and in_file != classes:
         raise UserError(
-            f'{where}: mmdet numbers classes in the order of {found.file}; '
-            f'write metainfo.classes in it: {tuple(in_file)}')
+            f'mmdet numbers classes in the order of {found.file}; write '
+            f'metainfo.classes in it: {tuple(in_file)}')
 
 
-def _check_filled(found: _Annotations, classes: list[str], where: str,
-                  labelled: bool) -> list[str]:
-    """A split must have images and, unless it is unlabelled, objects."""
-    if not found.images:
-        raise UserError(f'{where}: {found.file} lists no images; choose '
-                        'another split or fill it')
-    if not labelled:
-        return []
+def _find_unused(found: _Annotations, classes: list[str]) -> list[str]:
+    """Return the classes without an object; refuse if that is all of them."""
     unused = [name for name in classes if not found.objects[name]]
     if len(unused) == len(classes):
         raise UserError(
-            f'{where}: {found.file} lists {len(found.images)} images, but no '
-            f'object of the classes {some(classes)}; annotate them')
-    return [f'{where}: {found.file} has no object of the classes '
-            f'{some(unused)}'] if unused else []
+            f'{found.file} lists {len(found.images)} images, but no object of '
+            f'the classes {common.abbreviate(classes)}; annotate them')
+    return unused
 
 
-def _check_evaluators(evaluators: Sequence[dict], found: _Annotations,
-                      split: str) -> list[str]:
-    """COCO metrics name the annotation file once more."""
+def _check_evaluators(evaluators: Sequence[dict], ann_file: str) -> list[str]:
+    """Check the annotation file that COCO metrics name once more."""
     warnings = []
     for evaluator in evaluators:
         path = evaluator.get('ann_file')
         if not path or '://' in path:
             continue
         if not os.path.isfile(path):
-            raise UserError(f'{split}_evaluator: annotation file {path} does '
-                            'not exist; set ann_file to that of the data set')
-        if not os.path.samefile(path, found.file):
-            warnings.append(f'{split}_evaluator: ann_file is {path}, but the '
-                            f'data set reads {found.file}')
+            raise UserError(f'annotation file {path} does not exist; set '
+                            'ann_file to that of the data set')
+        if not os.path.samefile(path, ann_file):
+            warnings.append(
+                f'ann_file is {path}, but the data set reads {ann_file}')
     return warnings

@@ -1,9 +1,4 @@
-"""Checkpoints that are whole or not there.
-
-Own work on MMEngine's interfaces (read in mmengine 0.10.7:
-``hooks/checkpoint_hook.py``, ``runner/checkpoint.py``). MMEngine writes into
-the final file and removes the previous checkpoint before it saves the next.
-"""
+"""Hook that saves checkpoints completely or not at all."""
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,21 +15,19 @@ from ...utils.errors import UserError
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """:class:`~mmengine.hooks.CheckpointHook` that never loses a good file.
+    """MMEngine's ``CheckpointHook``, but never losing a good file.
 
-    - A checkpoint is written whole or not at all, and ``last_checkpoint`` is
-      updated after it.
+    - A checkpoint is written completely or not at all, and
+      ``last_checkpoint`` is updated after it.
     - What ``max_keep_ckpts`` and ``save_best`` replace is removed after the
-      new file is complete, so that room for one more checkpoint is needed.
+      new file is complete (MMEngine: before), which takes room for one more
+      checkpoint.
     - Training does not start if a checkpoint will not fit on the disk.
 
     Args:
         *args: As for ``CheckpointHook``.
-        backend_args: Where to write; by default :class:`WholeFileBackend`.
+        backend_args: By default :class:`WholeFileBackend`.
         **kwargs: As for ``CheckpointHook``.
-
-    Raises:
-        UserError: Before training, if there is no room for a checkpoint.
     """
 
     def __init__(self, *args, backend_args: dict | None = None,
@@ -45,12 +38,17 @@ class WholeCheckpointHook(CheckpointHook):
             **kwargs)
 
     def before_train(self, runner: Runner) -> None:
-        """Check the room on the disk, after what MMEngine does here."""
+        """Check that the disk has room for a checkpoint.
+
+        Raises:
+            UserError: If it has not.
+        """
         super().before_train(runner)
         if not (self.local and is_main_process()):
             return
         os.makedirs(self.out_dir, exist_ok=True)
-        need, free = _size(runner), shutil.disk_usage(self.out_dir).free
+        need = _estimate_size(runner)
+        free = shutil.disk_usage(self.out_dir).free
         if free < need:
             raise UserError(
                 f'{self.out_dir}: a checkpoint takes {need / 2**20:.1f} MiB, '
@@ -59,16 +57,16 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int,
                                    meta: dict) -> None:
-        with self._removing_afterwards():
+        with self._postpone_removals():
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with self._removing_afterwards():
+        with self._postpone_removals():
             super()._save_best_checkpoint(runner, metrics)
 
     @contextmanager
-    def _removing_afterwards(self) -> Iterator[None]:
-        """Hold back removals until what follows them has succeeded."""
+    def _postpone_removals(self) -> Iterator[None]:
+        """Remove files only after what follows has succeeded."""
         backend = self.file_backend
         if not self.local or 'remove' in vars(backend):  # remote, or nested
             yield
@@ -85,8 +83,8 @@ class WholeCheckpointHook(CheckpointHook):
                 backend.remove(path)
 
 
-def _size(runner: Runner) -> int:
-    """Bytes of a checkpoint: the weights and what the optimizer adds."""
+def _estimate_size(runner: Runner) -> int:
+    """Return the bytes of weights and optimizer state."""
     model = runner.model
     if is_model_wrapper(model):
         model = model.module

@@ -1,9 +1,7 @@
-"""A verdict on every checkpoint that a runner loads.
+"""Hook that checks every checkpoint that a runner loads.
 
-Own work on MMEngine's hook points (mmengine 0.10.7, ``runner/runner.py``):
-``before_run``, after which ``train`` fills a model by ``init_cfg``, and
-``after_load_checkpoint``, which is called with what was read, before it is
-put into the model.
+In mmengine 0.10.7 ``before_run`` comes before weights are initialized by
+``init_cfg``, and ``after_load_checkpoint`` before a checkpoint's are loaded.
 """
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -16,18 +14,18 @@ from torch import nn
 from ...checkpoints import get_state_dict, match_weights
 from ...checkpoints.compare import use_of
 from ...utils.errors import UserError
-from ..checks.detection_data import some
+from ..checks.common import abbreviate
 
 
 @HOOKS.register_module()
 class LoadCheckHook(Hook):
-    """Refuse a checkpoint of another model, report one that fits in part.
+    """Hook that refuses checkpoints of another model.
 
     Args:
-        file: The checkpoint, for the messages.
-        purpose: ``'test'`` and ``'resume'`` need every tensor of the model
-            and no other; ``'start'`` (``load_from``) needs some of them, and
-            the log says which were not loaded.
+        file: The checkpoint, for messages.
+        purpose: ``'test'`` and ``'resume'`` need exactly the model's tensors;
+            ``'start'`` (``load_from``) needs some of them, and the others are
+            logged.
     """
 
     priority = 'VERY_HIGH'
@@ -37,18 +35,11 @@ class LoadCheckHook(Hook):
         self.purpose = purpose
 
     def before_run(self, runner: Runner) -> None:
-        """Do without the initial weights that the checkpoint replaces.
+        """Remove each 'Pretrained' ``init_cfg`` that the checkpoint replaces.
 
-        They may be elsewhere by now, or need a network.
-
-        Args:
-            runner: Its model is built. A part of it that the checkpoint fills
-                keeps no ``init_cfg`` of type 'Pretrained'.
-
-        Raises:
-            UserError: If the checkpoint cannot be read.
+        Its file may be gone by now, or need a network.
         """
-        model = _unwrapped(runner.model)
+        model = _unwrap(runner.model)
         parts = {name: module for name, module in model.named_modules()
                  if _is_pretrained(getattr(module, 'init_cfg', None))}
         if self.purpose == 'test' or not parts:
@@ -64,15 +55,11 @@ class LoadCheckHook(Hook):
                 module.init_cfg = []
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare the checkpoint with the model.
-
-        Args:
-            runner: Its model is about to be filled.
-            checkpoint: What was read.
+        """Compare the checkpoint with the model and the data's classes.
 
         Raises:
             UserError: If the checkpoint does not serve the purpose, or was
-                trained on classes in another order.
+                trained on other classes.
         """
         name = f'checkpoint {self.file}'
         needed = {'meta', 'message_hub', 'optimizer'}
@@ -81,16 +68,16 @@ class LoadCheckHook(Hook):
                 f'{name}: holds no state of training to resume (such as the '
                 "optimizer's); to start from its weights use --cfg-options "
                 f'load_from={self.file}')
-        model = _unwrapped(runner.model)
+        model = _unwrap(runner.model)
         state = checkpoint['state_dict'] = get_state_dict(checkpoint, name)
         found = match_weights(model, state)
-        whole = self.purpose != 'start'
-        if not found.loaded or whole and not found.complete:
+        exact = self.purpose != 'start'
+        if not found.loaded or exact and not found.complete:
             raise UserError(
                 f'{name}: is of another model ({found}); '
-                + (not whole and use_of(state) or
+                + (not exact and use_of(state) or
                    'use the config that it was trained with'))
-        if whole:
+        if exact:
             self._check_classes(runner, checkpoint.get('meta') or {}, name)
         if found.complete:
             runner.logger.info(f'{name}: {found}')
@@ -110,8 +97,8 @@ class LoadCheckHook(Hook):
             (meta.get('dataset_meta') or {}, getattr(data, 'metainfo', {})))
         if not known or not found or known == found:
             return
-        line = (f'{name}: was trained on the classes {some(known)}, but '
-                f'{split}_dataloader has {some(found)}')
+        line = (f'{name}: was trained on the classes {abbreviate(known)}, but '
+                f'{split}_dataloader has {abbreviate(found)}')
         if sorted(known) == sorted(found) or \
                 runner.default_scope.scope_name == 'mmpretrain':
             raise UserError(f'{line}; give the data the same classes, in the '
@@ -119,7 +106,7 @@ class LoadCheckHook(Hook):
         runner.logger.warning(line)
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def _unwrap(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model

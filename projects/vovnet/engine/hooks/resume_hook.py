@@ -1,30 +1,25 @@
-"""Training that goes on after a stop exactly as if it had not stopped.
+"""Hook that makes resumed training equal to uninterrupted training.
 
-Own work on MMEngine's interfaces (read in mmengine 0.10.7:
-``runner/loops.py``, ``runner/runner.py``, ``dataset/utils.py``).
+mmengine 0.10.7 resumes weights, optimizer, schedules, EMA, epoch and
+iteration, but no randomness:
 
-What MMEngine resumes: weights, optimizer, schedules, EMA, epoch and
-iteration. What it misses is the randomness:
-
-- no state of a random generator is saved, so that augmentation, dropout and
-  the sampling of proposals go on with other numbers;
+- the states of random generators are not saved, so augmentation, dropout and
+  the sampling of proposals continue with other numbers;
 - with ``persistent_workers`` a worker's numbers depend on the epochs it has
   seen; without, each epoch repeats those of the first;
 - samplers are seeded before the seed in the checkpoint is known;
-- an iteration-based loop loads and discards all the data up to where it
-  stopped.
+- an iteration-based loop loads and discards all data up to where it stopped.
 
-Saving the states cannot mend this, because the states of workers are out of
-reach and run ahead. So nothing is saved here: each iteration and each sample
-draws from generators seeded by where it stands, as a counter-based generator
-(Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) would.
-The result does not depend on the number of workers either, and checkpoints
-stay those of plain MMEngine.
+Generator states of workers are out of reach and run ahead. So nothing is
+saved: each iteration and each sample draws from generators seeded by its
+position, as in a counter-based generator (Salmon et al., "Parallel Random
+Numbers: As Easy as 1, 2, 3", SC 2011).
 """
 import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,11 +34,7 @@ Seed = tuple[int, ...]
 
 
 def seed_all(seed: Seed) -> None:
-    """Seed Python's, numpy's and torch's generators, on all devices.
-
-    Args:
-        seed: Non-negative integers that say where the numbers are used.
-    """
+    """Seed Python's, NumPy's and torch's generators, on all devices."""
     words = np.random.SeedSequence(seed).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(words[1])
@@ -51,8 +42,8 @@ def seed_all(seed: Seed) -> None:
 
 
 @contextmanager
-def _seeded(seed: Seed) -> Iterator[None]:
-    """Seed the CPU's generators, and leave them as they were found."""
+def _use_seed(seed: Seed) -> Iterator[None]:
+    """Seed the CPU's generators, and restore them at the end."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = np.random.SeedSequence(seed).generate_state(3)
     random.seed(int(words[0]))
@@ -67,14 +58,14 @@ def _seeded(seed: Seed) -> Iterator[None]:
 
 
 class SeededBatches:
-    """A batch sampler that gives each index the seed of its sample.
+    """Batch sampler that yields each index with the seed of its sample.
 
     Args:
         batches: Yields lists of indices; its ``sampler`` may have
             ``set_epoch``.
-        seed: What the samples of this process have in common.
-        endless: Begin again, with the next epoch, when ``batches`` ends.
-        skip: Batches to leave out at the beginning.
+        seed: The beginning of this process's seeds.
+        endless: Start the next epoch when ``batches`` ends.
+        skip: Number of batches to leave out at the beginning.
     """
 
     def __init__(self, batches: BatchSampler, seed: Seed,
@@ -87,20 +78,20 @@ class SeededBatches:
 
     @property
     def sampler(self) -> Any:
-        """The sampler below, where MMEngine's hooks look for it."""
+        """The sampler, where MMEngine's hooks look for it."""
         return self.batches.sampler
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, Seed]]]:
-        return itertools.islice(self._all(), self.skip, None)
+        return itertools.islice(self._iter_all(), self.skip, None)
 
-    def _all(self) -> Iterator[list[tuple[int, Seed]]]:
+    def _iter_all(self) -> Iterator[list[tuple[int, Seed]]]:
         while True:
             for step, batch in enumerate(self.batches):
-                yield [(index, (*self.seed, self.epoch, step, place))
-                       for place, index in enumerate(batch)]
+                yield [(index, (*self.seed, self.epoch, step, position))
+                       for position, index in enumerate(batch)]
             if not self.endless:
                 return
             self.epoch += 1
@@ -108,44 +99,33 @@ class SeededBatches:
                 self.sampler.set_epoch(self.epoch)
 
 
-class SeededItems:
-    """Fetches a batch, each sample with the generators of its seed.
-
-    Args:
-        dataset: A map-style data set.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __call__(self, items: list[tuple[int, Seed]]) -> list:
-        """Get the samples of one batch of :class:`SeededBatches`."""
-        return [self._get(index, seed) for index, seed in items]
-
-    def _get(self, index: int, seed: Seed) -> Any:
-        with _seeded(seed):
-            return self.dataset[index]
+def load_samples(dataset: Any, items: list[tuple[int, Seed]]) -> list:
+    """Load one batch of :class:`SeededBatches`, each sample from its seed."""
+    samples = []
+    for index, seed in items:
+        with _use_seed(seed):
+            samples.append(dataset[index])
+    return samples
 
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Make training a function of the seed, not of stops and workers.
+    """Hook that makes training independent of stops and of workers.
 
-    N iterations, a stop, and N more with ``--resume`` give the weights that
-    2N iterations give: bit for bit where the kernels are deterministic (on
-    the CPU they are), at the end of an epoch for ``EpochBasedTrainLoop`` and
-    after any checkpoint for ``IterBasedTrainLoop``. The seed is that of
-    ``randomness``; if none is set, MMEngine draws one, keeps it in the
-    checkpoint, and it is used again.
+    N iterations, a stop, and N more with ``--resume`` give the weights of 2N
+    iterations: bit for bit where the kernels are deterministic (on the CPU
+    they are), at the end of an epoch for ``EpochBasedTrainLoop`` and after
+    any checkpoint for ``IterBasedTrainLoop``. The seed is ``randomness``'s;
+    if none is set, the one that MMEngine draws and keeps in the checkpoint.
 
-    The samplers are built again from ``train_dataloader``, as ``Runner``
-    does. Loops without one data loader are left alone.
+    The samplers are built again from ``train_dataloader``. Loops without one
+    data loader are left alone.
     """
 
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Give the training loop a data loader with seeded samples."""
+        """Replace the loop's data loader by one with seeded samples."""
         loop, rank = runner.train_loop, get_rank()
         randomness = runner.cfg.get('randomness') or {}
         # MMEngine adds the rank to the seed here; samplers need one for all.
@@ -163,7 +143,7 @@ class ExactResumeHook(Hook):
             _build_batches(cfg, old.dataset, common), (*self.seed, 0),
             endless=by_iter, skip=loop.iter if by_iter else 0)
         # torch fetches a whole batch by `__getitems__`, where there is one.
-        old.dataset.__getitems__ = SeededItems(old.dataset)
+        old.dataset.__getitems__ = partial(load_samples, old.dataset)
         loop.dataloader = DataLoader(
             old.dataset, batch_sampler=self.batches,
             **{name: getattr(old, name) for name in (
@@ -174,21 +154,21 @@ class ExactResumeHook(Hook):
             loop.dataloader_iterator = _Batches(loop.iter, loop.dataloader)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the samples which epoch they are of."""
+        """Set the epoch for the samples' seeds."""
         if self.batches is not None and not self.batches.endless:
             self.batches.epoch = runner.epoch
 
     def before_train_iter(self, runner: Runner, batch_idx: int,
                           data_batch: Any = None) -> None:
-        """Seed what the model draws in this iteration."""
+        """Seed the model's random numbers for this iteration."""
         seed_all((*self.seed, 1, runner.iter))
 
 
 class _Batches:
-    """What an iteration-based loop takes its batches from.
+    """Iterator for an iteration-based loop that resumes.
 
-    The loop first asks for those it has done before the stop, which the
-    loader was told to leave out: they are None and cost nothing.
+    The loop first asks for the batches before the stop, which the loader
+    leaves out: they are None and cost nothing.
     """
 
     def __init__(self, done: int, loader: DataLoader) -> None:
@@ -202,12 +182,12 @@ class _Batches:
         return next(self.batches)
 
     def skip_iter(self, num: int) -> None:
-        """How onedl-mmengine says that it has done ``num`` batches."""
+        """Skip batches at once, as onedl-mmengine does."""
         self.done -= num
 
 
 def _build_batches(cfg: dict, dataset: Any, seed: int) -> BatchSampler:
-    """Sampler and batch sampler, as ``Runner.build_dataloader`` has them."""
+    """Build a batch sampler as ``Runner.build_dataloader`` does."""
     sampler = DATA_SAMPLERS.build(
         cfg['sampler'], default_args=dict(dataset=dataset, seed=seed))
     if cfg.get('batch_sampler') is None:
