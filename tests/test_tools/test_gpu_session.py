@@ -1,4 +1,4 @@
-"""tools/misc/gpu_session.py: steps that fail alone and end in time."""
+"""Sessions on a GPU: steps that fail alone and end in time."""
 import importlib.util
 import json
 import os
@@ -141,7 +141,7 @@ gpu_session.main()
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said == 'gpu: interrupted; what is done is kept, run it again\n'
+    assert said == 'gpu: interrupted; run it again to continue\n'
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid[1]), 0)
 
@@ -158,18 +158,18 @@ def wheel(folder, name, tag='py3-none-any'):
         archive.writestr(f'{info}/RECORD', '')
 
 
-def test_wheels_are_brought_without_a_registry(tmp_path):
+def test_wheels_are_installed_offline(tmp_path):
     wheels, site = tmp_path / 'wheels', tmp_path / 'site'
     wheels.mkdir()
-    gpu_session.bring_wheels(wheels, site)
+    gpu_session.install_wheels(wheels, site)
     assert not site.exists()
     wheel(wheels, 'brought')
-    gpu_session.bring_wheels(wheels, site)
+    gpu_session.install_wheels(wheels, site)
     assert (site / 'brought.py').exists()
     wheel(wheels, 'foreign', 'cp27-cp27m-win32')
     with pytest.raises(SystemExit, match='cannot be installed .*gpu-wheels '
                        'WHEELS_PYTHON') as error:
-        gpu_session.bring_wheels(wheels, site)
+        gpu_session.install_wheels(wheels, site)
     assert '\n' not in str(error.value)
     assert (site / 'brought.py').exists()
 
