@@ -155,9 +155,11 @@ class Session:
 
     Attributes:
         work: Work folder, in which steps run.
-        results: Folder of what is kept.
+        results: Folder of results and logs.
         state: Status, seconds, limit and last line of each step that has run.
+        min_seconds: Time left without which no step starts.
     """
+    min_seconds = 15
 
     def __init__(self, folder, steps, deadline, only=None, say=print):
         self.work = Path(folder).resolve()
@@ -205,7 +207,7 @@ class Session:
             self._record(step, 'not run', 0, 'needs ' + ', '.join(missing))
             return
         limit = min(step.limit, self.end - time.monotonic())
-        if limit < min(15, step.limit):
+        if limit < min(self.min_seconds, step.limit):
             self.say(f'gpu: {step.name:14} no time left')
             return
         start = time.monotonic()
@@ -243,9 +245,7 @@ class Session:
                     pass
 
     def _make_environment(self):
-        site = self.work / 'site'
-        paths = [str(site)] if site.exists() else []
-        paths.append(str(ROOT / 'projects'))
+        paths = [str(self.work / 'site'), str(ROOT / 'projects')]
         if old := os.environ.get('PYTHONPATH'):
             paths.append(old)
         return dict(os.environ, MPLBACKEND='Agg', PYTHONUNBUFFERED='1',
@@ -307,8 +307,7 @@ def check_machine(cuda):
                  'DEVICE=cpu is the dry run')
 
 
-def main():
-    """Run a session."""
+def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('folder', help='work folder, with results below')
     parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda',
@@ -320,14 +319,17 @@ def main():
     parser.add_argument('--only', nargs='+', metavar='STEP',
                         help='run these steps only')
     args = parser.parse_args()
-    steps = make_steps(args.device == 'cuda')
-    names = [step.name for step in steps]
+    names = [step.name for step in make_steps(args.device == 'cuda')]
     if unknown := set(args.only or ()) - set(names):
         parser.error(f'--only: no step {", ".join(unknown)}; choose from '
                      f'{", ".join(names)}')
     if not 20 <= args.seconds < float('inf'):
         parser.error(f'--seconds {args.seconds:g}: give at least 20')
-    start = time.monotonic()
+    return args
+
+
+def prepare(args):
+    """Make the work folder, and find or install the packages."""
     try:
         os.makedirs(args.folder, exist_ok=True)
     except OSError as error:
@@ -337,7 +339,13 @@ def main():
     if find_missing_packages():
         install_wheels(args.wheels, site)
     check_machine(args.device == 'cuda')
-    session = Session(args.folder, steps,
+
+
+def main():
+    start = time.monotonic()
+    args = parse_args()
+    prepare(args)
+    session = Session(args.folder, make_steps(args.device == 'cuda'),
                       args.seconds - (time.monotonic() - start), args.only)
     # Both signals end the running step, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
