@@ -17,13 +17,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vovnet.analysis import compute_config_complexity
-from vovnet.benchmark.energy import Energy, Reading
+from vovnet.benchmark.energy import Energy
 from vovnet.benchmark.inference import (
     Entry,
     Plan,
     benchmark_inference,
     num_steps,
 )
+from vovnet.benchmark.meters import Reading
 from vovnet.benchmark.model import Input, Subject, subject_cost
 from vovnet.benchmark.report import load, markdown, save
 from vovnet.engine.config import load_config
@@ -199,7 +200,7 @@ def test_trained_weights(tiny, tmp_path):
 
 class ScriptedMeter:
     """Idle 5 W; at work 8 W for one network and 20 W for the other."""
-    method, scope, shortest = 'script', 'nothing', 0.
+    method, scope, min_seconds = 'script', 'nothing', 0.
 
     def __init__(self):
         self.windows = []

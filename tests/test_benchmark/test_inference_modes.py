@@ -12,7 +12,7 @@ from vovnet.benchmark.inference import (
     benchmark_inference,
     in_modes,
 )
-from vovnet.benchmark.latency import matmul_peak
+from vovnet.benchmark.latency import measure_matmul_peak
 from vovnet.benchmark.model import Input, Subject
 from vovnet.benchmark.report import markdown
 from vovnet.deploy.optimize import modes
@@ -52,8 +52,8 @@ def test_auto_says_what_it_leaves_out(tiny, no_compiler, monkeypatch):
 
 def test_the_table_has_modes_and_the_fastest(tiny, any_bf16, monkeypatch):
     # A large one takes minutes where bf16 is imitated.
-    monkeypatch.setattr(module, 'matmul_peak', partial(
-        matmul_peak, sizes=(256, ), seconds=0.02))
+    monkeypatch.setattr(module, 'measure_matmul_peak', partial(
+        measure_matmul_peak, sizes=(256, ), seconds=0.02))
     entries, _ = in_modes([Entry('a', tiny)], Input(nms=False),
                           ['eager', 'bf16', 'openvino'])
     report = benchmark_inference(entries, Input(nms=False), QUICK)

@@ -8,10 +8,10 @@ import torch
 from vovnet.benchmark import latency
 from vovnet.benchmark.latency import (
     Latency,
-    matmul_peak,
     measure_latency,
+    measure_matmul_peak,
+    schedule_turns,
     time_run,
-    turns,
     warm_up,
 )
 
@@ -63,15 +63,15 @@ def test_a_turn_is_a_number_of_rounds():
     ('sequential', [0, 0, 1, 1, 2, 2]),
 ])
 def test_turns(order, expected):
-    assert list(turns(3, 2, order)) == expected
+    assert list(schedule_turns(3, 2, order)) == expected
 
 
 def test_shuffled_turns():
-    found = list(turns(4, 50, 'shuffled', seed=3))
+    found = list(schedule_turns(4, 50, 'shuffled', seed=3))
     rounds = [tuple(found[i:i + 4]) for i in range(0, 200, 4)]
     assert all(sorted(r) == [0, 1, 2, 3] for r in rounds)
     assert len(set(rounds)) > 10
-    assert found == list(turns(4, 50, 'shuffled', seed=3))
+    assert found == list(schedule_turns(4, 50, 'shuffled', seed=3))
 
 
 def test_warm_up_ends_when_the_times_have_settled():
@@ -143,7 +143,7 @@ class Counted(float):
     lambda: warm_up(lambda: Counted(0.001), min_seconds=2., max_seconds=2.),
     lambda: measure_latency([lambda: None], CPU, repeats=1, seconds=2.,
                             max_warm_up=0.),
-    lambda: latency._fastest_matmul(2, CPU, torch.float32, 2.)])
+    lambda: latency._time_fastest_matmul(2, CPU, torch.float32, 2.)])
 def test_no_time_is_spent_on_sums(measure, monkeypatch):
     """A GPU runs thousands of times in a turn: each time is added once."""
     monkeypatch.setattr(latency, 'time_run', lambda *_: Counted(0.001))
@@ -197,6 +197,6 @@ def test_matmul_peak_counts_multiply_adds(monkeypatch):
     monkeypatch.setattr(latency, 'time_run', time_run)
     monkeypatch.setattr(torch, 'mm', lambda a, b, out: sizes.append(
         (a.shape, b.shape, a.dtype)))
-    found = matmul_peak(CPU, torch.bfloat16, [128, 64], seconds=1.9)
+    found = measure_matmul_peak(CPU, torch.bfloat16, [128, 64], seconds=1.9)
     assert found == 128**3 / 0.01
     assert set(sizes) == {((n, n), (n, n), torch.bfloat16) for n in (128, 64)}

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vovnet.benchmark import memory
-from vovnet.benchmark.memory import allocation_peak, measure_memory
+from vovnet.benchmark.memory import measure_allocation_peak, measure_memory
 
 MB = 1_000_000
 CPU = torch.device('cpu')
@@ -23,7 +23,7 @@ def test_what_is_held_at_once():
         del b  # 12
         return c, torch.empty(1 * MB)  # 16
 
-    assert allocation_peak(run) == 20 * MB
+    assert measure_allocation_peak(run) == 20 * MB
 
 
 def test_what_was_there_before_does_not_count():
@@ -32,7 +32,7 @@ def test_what_was_there_before_does_not_count():
     def run():
         held.append(torch.empty(2 * MB))
 
-    assert allocation_peak(run) == 8 * MB
+    assert measure_allocation_peak(run) == 8 * MB
 
 
 class Net(nn.Module):
@@ -80,7 +80,7 @@ print(measure_memory(build, torch.device('cpu'))[0].system)
 
 
 def test_no_figure_where_the_system_has_none(monkeypatch):
-    monkeypatch.setattr(memory, '_status', lambda key: None)
+    monkeypatch.setattr(memory, '_read_process_size', lambda key: None)
     assert measure_memory(build, CPU)[0].system is None
 
 

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from vovnet.benchmark import training
-from vovnet.benchmark.memory import allocation_peak
+from vovnet.benchmark.memory import measure_allocation_peak
 from vovnet.benchmark.training import (
     CONTENDERS,
     TIMM,
@@ -76,7 +76,7 @@ def test_modes_need_less_than_what_keeps_all():
     for which in CONTENDERS[1:]:
         step = Step(Contender(ARCH, *which).build(), Setup((192, )))
         step()
-        peaks.append(allocation_peak(step))
+        peaks.append(measure_allocation_peak(step))
     checkpoints, plain, pointwise, block = peaks
     assert block < pointwise < plain and block < checkpoints
 

@@ -1,4 +1,4 @@
-"""tools/misc/gpu_session.py: steps that fail alone and end in time."""
+"""Sessions on a GPU: steps that fail alone and end in time."""
 import importlib.util
 import json
 import os
@@ -27,7 +27,7 @@ def python(name, code, limit=60, **options):
 
 
 def run(folder, *steps, seconds=60, only=None):
-    """The steps that are not done, and what was said."""
+    """Run steps; give those that are not done, and what was said."""
     said = []
     session = Session(folder, steps, seconds, only, say=said.append)
     return session.run(), said, session
@@ -52,22 +52,23 @@ def test_each_fails_alone_and_is_done_once(tmp_path):
     assert (tmp_path / 'n').read_text() == (tmp_path / 'm').read_text() == 'x'
 
 
-def test_limits_and_the_deadline(tmp_path):
+def test_limits_and_the_deadline(tmp_path, monkeypatch):
     """Children of a step end with it; nothing starts that cannot end."""
     child = ('import subprocess, sys, time; subprocess.Popen([sys.executable, '
-             '"-c", "import time; time.sleep(4); open(\'late\', \'w\')"]); '
+             '"-c", "import time; time.sleep(3); open(\'late\', \'w\')"]); '
              'print("started", flush=True); time.sleep(60)')
     start = time.monotonic()
     left, _, session = run(
         tmp_path, python('slow', child, limit=2), python('next', 'pass'))
     assert left == ['slow'] and time.monotonic() - start < 30
     assert session.state['slow']['status'] == 'cut off'
-    left, _, session = run(tmp_path, python('third', 'pass'), seconds=5)
+    left, _, session = run(tmp_path, python('third', 'pass'), seconds=14)
     assert left == ['third']
     assert 'third' not in session.state
+    monkeypatch.setattr(Session, 'min_seconds', 1)
     left, _, session = run(
         tmp_path, python('fourth', 'import time; time.sleep(60)', 60),
-        seconds=16)
+        seconds=3)
     assert session.state['fourth']['status'] == 'cut off'
     assert session.state['fourth']['seconds'] < 20
     assert not (tmp_path / 'late').exists()
@@ -141,7 +142,7 @@ gpu_session.main()
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert said == 'gpu: interrupted; what is done is kept, run it again\n'
+    assert said == 'gpu: interrupted; run it again to continue\n'
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid[1]), 0)
 
@@ -158,18 +159,18 @@ def wheel(folder, name, tag='py3-none-any'):
         archive.writestr(f'{info}/RECORD', '')
 
 
-def test_wheels_are_brought_without_a_registry(tmp_path):
+def test_wheels_are_installed_offline(tmp_path):
     wheels, site = tmp_path / 'wheels', tmp_path / 'site'
     wheels.mkdir()
-    gpu_session.bring_wheels(wheels, site)
+    gpu_session.install_wheels(wheels, site)
     assert not site.exists()
     wheel(wheels, 'brought')
-    gpu_session.bring_wheels(wheels, site)
+    gpu_session.install_wheels(wheels, site)
     assert (site / 'brought.py').exists()
     wheel(wheels, 'foreign', 'cp27-cp27m-win32')
     with pytest.raises(SystemExit, match='cannot be installed .*gpu-wheels '
                        'WHEELS_PYTHON') as error:
-        gpu_session.bring_wheels(wheels, site)
+        gpu_session.install_wheels(wheels, site)
     assert '\n' not in str(error.value)
     assert (site / 'brought.py').exists()
 

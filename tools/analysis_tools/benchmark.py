@@ -26,6 +26,7 @@ from vovnet.benchmark.inference import (
     num_steps,
 )
 from vovnet.benchmark.latency import ORDERS
+from vovnet.benchmark.meters import METERS
 from vovnet.benchmark.model import DTYPES, TEST_SET, Input
 from vovnet.deploy.optimize.modes import MODES
 from vovnet.engine.build import PARTS
@@ -100,8 +101,7 @@ def parse_args() -> argparse.Namespace:
                      metavar='SHARE', help='a larger spread of the times is '
                      'marked')
     how.add_argument('--meter', default=plan.meter,
-                     choices=['auto', 'nvml', 'rapl', 'zeus', 'none'],
-                     help='what measures energy')
+                     choices=METERS, help='what measures energy')
     how.add_argument('--energy-repeats', type=int, metavar='N',
                      default=plan.energy_repeats,
                      help='windows of each network')

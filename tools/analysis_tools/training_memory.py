@@ -1,8 +1,7 @@
-"""What training keeps: ``training_memory.py [ARCH ...]``.
+"""Measure training memory and time: ``training_memory.py [ARCH ...]``.
 
-Measures the peak memory and the time of a training step of VoVNet, in each
-mode of ``with_cp``, beside timm's network of the same arch
-(:mod:`vovnet.benchmark.training`).
+Compares VoVNet in each mode of ``with_cp`` with timm's network of the same
+arch (:mod:`vovnet.benchmark.training`).
 """
 import argparse
 import os
@@ -43,14 +42,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--channels-last', action='store_true',
                         help='channels are the fastest dimension in memory')
     parser.add_argument('--threads', type=int, metavar='N',
-                        help="of the CPU (default: torch's choice)")
+                        help="CPU threads (default: torch's choice)")
     parser.add_argument('--rounds', type=int, default=SETUP.rounds,
                         metavar='N', help='steps of each network, in turns')
     parser.add_argument('--out', nargs='+', default=[], metavar='FILE',
-                        help='written in the format of their names: '
+                        help='files to write, by their suffix: '
                         f'{", ".join(report.FORMATS)}')
     parser.add_argument('--overwrite', action='store_true',
-                        help='files of --out that are there')
+                        help='replace existing files of --out')
     return parser.parse_args()
 
 

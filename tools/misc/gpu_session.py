@@ -1,11 +1,12 @@
-"""Measure everything on a machine with one GPU, in minutes; called by make.
+"""Run all checks and measurements on one GPU in minutes; called by make.
 
-Each step is a process with a time limit and a log. A failure does not stop
-the others, finished steps are not run again, and all end before the deadline.
-The small folder of results is all that a later session needs to go on.
+Each step is a process with a time limit and a log. A failed step does not
+stop the others, a finished one is not run again, and all end before the
+deadline. The folder of results is small and is all that another run needs to
+continue, also on another machine with such a GPU.
 
-Standard library only, so that a Python without the packages is told so. They
-can be brought as wheels, without a network: `make gpu-wheels`.
+Standard library only, to report missing packages. A machine without internet
+gets them as wheels from `make gpu-wheels`.
 """
 import argparse
 import importlib.util
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain',
@@ -25,146 +25,141 @@ PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain',
             'mat4py', 'modelindex', 'cv2', 'scipy', 'matplotlib', 'rich',
             'einops', 'timm', 'pytest', 'pkg_resources')
 
+BENCHMARK = 'tools/analysis_tools/benchmark.py'
+CHECK = 'tools/analysis_tools/gpu_check.py'
 DEMO = 'configs/demo/retinanet_vovnet-27-slim_fpn_shapes.py'
-# The backbones that `make compare` has.
-SIX = '''
-    configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py
-    configs/retinanet/retinanet_vovnet-57_fpn_1x_coco.py
-    mmdet::retinanet/retinanet_r50_fpn_1x_coco.py
-    mmdet::retinanet/retinanet_r101_fpn_1x_coco.py
-    mmpretrain::densenet/densenet201_4xb256_in1k.py
-    mmpretrain::densenet/densenet161_4xb256_in1k.py
-    --names VoVNet-39 VoVNet-57 ResNet-50 ResNet-101 DenseNet-201
-    DenseNet-161 --part backbone'''
+# The backbones of `make compare`.
+SIX = [
+    'configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py',
+    'configs/retinanet/retinanet_vovnet-57_fpn_1x_coco.py',
+    'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py',
+    'mmpretrain::densenet/densenet201_4xb256_in1k.py',
+    'mmpretrain::densenet/densenet161_4xb256_in1k.py',
+    '--names', 'VoVNet-39', 'VoVNet-57', 'ResNet-50', 'ResNet-101',
+    'DenseNet-201', 'DenseNet-161', '--part', 'backbone']
 
 
-class Step(NamedTuple):
-    """A process of a session, which runs in the work folder.
+class Step:
+    """A process of a session.
 
     Attributes:
-        name: Name of the log and the results.
+        name: Also of its log and its results.
         limit: Seconds.
-        argv: Arguments of Python; {results} is the folder of results.
-        makes: Path in the work folder of what other steps need.
-        needs: Names of the steps that make what this one needs.
+        argv: Arguments of Python; {results} stands for the folder of results.
+        makes: File or folder that it leaves in the work folder for others.
+        needs: Names of steps whose products it uses.
     """
-    name: str
-    limit: float
-    argv: list
-    makes: str = ''
-    needs: tuple = ()
+
+    def __init__(self, name, limit, *argv, makes='', needs=()):
+        self.name, self.limit, self.argv = name, limit, argv
+        self.makes, self.needs = makes, needs
 
 
 def make_steps(cuda):
-    """List the steps, the most important first.
+    """List the steps, the most important first; without CUDA the dry run's."""
 
-    Args:
-        cuda (bool): False for the dry run with the smallest sizes.
+    def pick(full, dry=''):
+        return (full if cuda else dry).split()
 
-    Returns:
-        list[Step]: The steps in order.
-    """
-    device = 'cuda' if cuda else 'cpu'
+    device = pick('--device cuda', '--device cpu')
+    pace = pick('--repeats 4 --seconds 0.3 --max-warm-up 3 --order shuffled',
+                '--repeats 1 --seconds 0 --max-warm-up 0')
+    windows = pick('--energy-repeats 1 --energy-seconds 10 --cool-down 1',
+                   '--meter none')
 
-    def step(name, limit, command, **options):
-        return Step(name, limit, command.split(), **options)
+    def check(name, limit, *checks):
+        return Step(name, limit, CHECK, *device, *pick('', '--small'), *checks,
+                    '--out', f'{{results}}/{name}.json')
 
-    def check(name, limit, checks):
-        small = '' if cuda else '--small'
-        return step(name, limit, 'tools/analysis_tools/gpu_check.py --device '
-                    f'{device} {small} {checks} --out {{results}}/{name}.json')
+    def table(name, limit, *argv, energy=False, plot=False):
+        path = f'{{results}}/{name}'
+        return Step(name, limit, BENCHMARK, *argv, *pace,
+                    *(windows if energy else ['--meter', 'none']),
+                    '--out', f'{path}.json', f'{path}.md', f'{path}.csv',
+                    '--resume', *device, *(['--plot', path] if plot else []))
 
-    def benchmark(name, limit, what, energy=False, plot=False):
-        if not cuda:
-            pace = '--repeats 1 --seconds 0 --max-warm-up 0 --meter none'
-        else:
-            pace = ('--repeats 4 --seconds 0.3 --max-warm-up 3 '
-                    '--order shuffled ')
-            pace += ('--energy-repeats 1 --energy-seconds 10 --cool-down 1'
-                     if energy else '--meter none')
-        out = f'{{results}}/{name}'
-        return step(name, limit, 'tools/analysis_tools/benchmark.py '
-                    f'{what} {pace} --out {out}.json {out}.md {out}.csv '
-                    f'--resume --device {device}'
-                    + (f' --plot {out}' if plot else ''))
+    def set_loaders(*splits):
+        options = pick('num_workers=8 persistent_workers=True',
+                       'num_workers=0 persistent_workers=False')
+        return ['--cfg-options', *(f'{split}_dataloader.{option}'
+                                   for split in splits for option in options)]
 
-    def loaders(*splits):
-        return '--cfg-options ' + ' '.join(
-            f'{split}_dataloader.num_workers={8 if cuda else 0} '
-            f'{split}_dataloader.persistent_workers={cuda}'
-            for split in splits)
+    def train_epochs(number):
+        return [f'train_cfg.max_epochs={number}',
+                f'train_cfg.val_interval={number}']
 
-    tiny = '' if cuda else '--shape 64'
-    six = f'{SIX} --shape {320 if cuda else 64}'
-    batch = f'--batch-size {64 if cuda else 2}'
-    short = 'train_cfg.max_epochs=1 train_cfg.val_interval=1'
-    trained = 'demo/epoch_3.pth' if cuda else 'demo/epoch_1.pth'
+    tiny = pick('', '--shape 64')
+    six = [*SIX, *pick('--shape 320', '--shape 64')]
+    batch = pick('--batch-size 64', '--batch-size 2')
+    checkpoint = 'demo/epoch_3.pth' if cuda else 'demo/epoch_1.pth'
+    amp = ['tools/train.py', DEMO, '--work-dir', 'amp', '--amp',
+           *set_loaders('train', 'val')]
     steps = [
         check('facts', 60, 'facts'),
-        check('core', 150, 'synchronization memory meter recompute'),
+        check('core', 150, 'synchronization', 'memory', 'meter', 'recompute'),
         check('modes', 90, 'modes'),
-        step('operators', 150, '-m pytest -q -p no:cacheprovider '
-             'tests/test_ops ' + (
+        Step('operators', 150, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
+             'tests/test_ops', *pick(
                  'tests/test_models/test_recompute_cuda.py::'
-                 'test_nothing_changes_on_a_gpu -k cuda' if cuda else
-                 '-k nms')),
-        step('data', 60, 'tools/dataset_converters/make_shapes.py data/shapes '
-             + ('--num-train 1400 --num-val 200' if cuda else
-                '--num-train 8 --num-val 4'), makes='data/shapes'),
-        step('demo', 150, f'tools/train.py {DEMO} --work-dir demo --resume '
-             f'{loaders("train", "val")} {"" if cuda else short}',
-             makes=trained, needs=['data']),
-        # The paper's Table 4, as it was measured: batch 1.
-        benchmark('table4', 180, f'--paper table4 --nms out {tiny}',
-                  energy=True, plot=True),
-        # The GPU at work, where launches no longer count.
-        benchmark('batch64', 150, f'{six} {batch} ' + (
-            '--dtype bf16 --channels-last' if cuda else ''),
-            energy=True, plot=True),
-        benchmark('table2', 150, '--paper table2 table3 --nms out ' + (
-            '' if cuda else '--shape 300'), energy=True, plot=True),
-        benchmark('batch1', 150, f'{six} --optimize eager ' + (
-            'graph bf16 bf16-graph' if cuda else 'fold')),
-        step('training', 90, 'tools/analysis_tools/training_memory.py ' + (
-            'V1-39 V2-39 V2-99 --shape 512 --batch-size 16' if cuda else
-            'V1-39 --shape 64 --batch-size 1 --rounds 1')
-            + f' --device {device} --overwrite --out '
-            '{results}/training.json {results}/training.md'),
-        benchmark('table4_graph', 180, '--paper table4 --nms out '
-                  f'{tiny} --optimize {"graph" if cuda else "fold"}',
-                  energy=True),
-        benchmark('batch64_fp32', 90, f'{six} {batch} --optimize eager '
-                  + ('graph' if cuda else '')),
-        check('compiled', 240, 'compile fp16-compile bf16-compile'),
-        # NCCL may hang: last but for what needs a training.
+                 'test_nothing_changes_on_a_gpu -k cuda', '-k nms')),
+        Step('data', 60, 'tools/dataset_converters/make_shapes.py',
+             'data/shapes', *pick('--num-train 1400 --num-val 200',
+                                  '--num-train 8 --num-val 4'),
+             makes='data/shapes'),
+        Step('demo', 150, 'tools/train.py', DEMO, '--work-dir', 'demo',
+             '--resume', *set_loaders('train', 'val'),
+             *([] if cuda else train_epochs(1)),
+             makes=checkpoint, needs=['data']),
+        # The paper's Table 4 in the paper's conditions: batch 1.
+        table('table4', 180, '--paper', 'table4', '--nms', 'out', *tiny,
+              energy=True, plot=True),
+        # Large batches hide the time that launches take.
+        table('batch64', 150, *six, *batch, *pick(
+            '--dtype bf16 --channels-last'), energy=True, plot=True),
+        table('table2', 150, '--paper', 'table2', 'table3', '--nms', 'out',
+              *pick('', '--shape 300'), energy=True, plot=True),
+        table('batch1', 150, *six, '--optimize', *pick(
+            'eager graph bf16 bf16-graph', 'eager fold')),
+        Step('training', 90, 'tools/analysis_tools/training_memory.py',
+             *pick('V1-39 V2-39 V2-99 --shape 512 --batch-size 16',
+                   'V1-39 --shape 64 --batch-size 1 --rounds 1'),
+             *device, '--overwrite', '--out', '{results}/training.json',
+             '{results}/training.md'),
+        table('table4_graph', 180, '--paper', 'table4', '--nms', 'out', *tiny,
+              '--optimize', *pick('graph', 'fold'), energy=True),
+        table('batch64_fp32', 90, *six, *batch, '--optimize',
+              *pick('eager graph', 'eager')),
+        check('compiled', 240, 'compile', 'fp16-compile', 'bf16-compile'),
+        # Late, because NCCL may hang.
         check('ddp', 40, 'ddp'),
-        step('optimized', 60, f'tools/test.py {DEMO} {trained} --work-dir '
-             f'test {loaders("test")} --optimize '
-             + ('fp16' if cuda else 'fold'), needs=['data', 'demo'])]
+        Step('optimized', 60, 'tools/test.py', DEMO, checkpoint, '--work-dir',
+             'test', *set_loaders('test'), '--optimize',
+             *pick('fp16', 'fold'), needs=['data', 'demo'])]
     if cuda:
-        amp = (f'tools/train.py {DEMO} --work-dir amp --amp '
-               f'{loaders("train", "val")} model.backbone.with_cp=')
         steps += [
-            step('amp', 90, f'{amp}pointwise {short}',
-                 makes='amp/epoch_1.pth', needs=['data']),
-            step('amp_resumed', 90, f'{amp}block train_cfg.max_epochs=2 '
-                 'train_cfg.val_interval=2 --resume', needs=['data', 'amp'])]
+            Step('amp', 90, *amp, 'model.backbone.with_cp=pointwise',
+                 *train_epochs(1), makes='amp/epoch_1.pth', needs=['data']),
+            Step('amp_resumed', 90, *amp, 'model.backbone.with_cp=block',
+                 *train_epochs(2), '--resume', needs=['data', 'amp'])]
     return steps
 
 
 def stop(message):
-    """End with one line."""
+    """Exit with a message of one line."""
     sys.exit('gpu: ' + message)
 
 
 class Session:
-    """Steps and what has become of them.
+    """Steps and their states in a work folder.
 
     Attributes:
-        work: Folder where steps run.
+        work: Work folder, in which steps run.
         results: Folder of results and logs.
-        state: Status, seconds, limit and more of each step that has run.
+        state: Status, seconds, limit and last line of each step that has run.
+        min_seconds: Time left without which no step starts.
     """
+    min_seconds = 15
 
     def __init__(self, folder, steps, deadline, only=None, say=print):
         self.work = Path(folder).resolve()
@@ -172,7 +167,7 @@ class Session:
         (self.results / 'logs').mkdir(parents=True, exist_ok=True)
         self.steps = {step.name: step for step in steps}
         self.only = [name for name in self.steps if not only or name in only]
-        self.start, self.deadline = time.monotonic(), deadline
+        self.end = time.monotonic() + deadline
         self.say = say
         self._file = self.results / 'steps.json'
         try:
@@ -180,45 +175,39 @@ class Session:
         except (OSError, ValueError):
             self.state = {}
 
-    def count_seconds_left(self):
-        """Count the seconds to the deadline."""
-        return self.deadline - (time.monotonic() - self.start)
-
     def is_done(self, name):
-        """Tell whether a step was done, here or where results came from."""
+        """Return whether a step has been done, here or on another machine."""
         return self.state.get(name, {}).get('status') == 'done'
 
-    def is_due(self, step):
-        """Tell whether a step must run.
+    def has_product(self, step):
+        """Return whether the product of a step is in the work folder."""
+        return (self.work / step.makes).exists()
 
-        One that is done must run again if its product is missing here and a
-        due step needs it.
-        """
+    def must_run(self, step):
+        """Return whether a step is not done, or its product is missed."""
         if not self.is_done(step.name):
             return True
-        if not step.makes or (self.work / step.makes).exists():
-            return False
-        return any(self.is_due(self.steps[name]) for name in self.only
-                   if step.name in self.steps[name].needs)
+        users = [self.steps[name] for name in self.only
+                 if step.name in self.steps[name].needs]
+        return not self.has_product(step) and any(map(self.must_run, users))
 
     def run(self):
-        """Run what is due and return the names of the steps not done."""
+        """Run the steps and return the names of those that are not done."""
         for name in self.only:
             self._run(self.steps[name])
         return [name for name in self.only if not self.is_done(name)]
 
     def _run(self, step):
-        if not self.is_due(step):
+        if not self.must_run(step):
             self.say(f'gpu: {step.name:14} done before')
             return
-        missing = [name for name in step.needs if not (
-            self.is_done(name)
-            and (self.work / self.steps[name].makes).exists())]
+        missing = [name for name in step.needs if not self.is_done(name)
+                   or not self.has_product(self.steps[name])]
         if missing:
-            self._note(step, 'not run', 0, 'needs ' + ', '.join(missing))
+            self._record(step, 'not run', 0, 'needs ' + ', '.join(missing))
             return
-        limit = min(step.limit, self.count_seconds_left())
-        if limit < min(15, step.limit):
+        limit = min(step.limit, self.end - time.monotonic())
+        if limit < min(self.min_seconds, step.limit):
             self.say(f'gpu: {step.name:14} no time left')
             return
         start = time.monotonic()
@@ -232,23 +221,21 @@ class Session:
             process = subprocess.Popen(
                 [sys.executable, *argv], cwd=self.work,
                 stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, env=self._make_env(),
+                stderr=subprocess.STDOUT, env=self._make_environment(),
                 start_new_session=True)
             status = self._wait(process, limit)
         seconds = time.monotonic() - start
         tail = log.read_bytes()[-3000:].decode(errors='replace').strip()
-        last = tail.splitlines()[-1] if tail else ''
-        self._note(step, status, seconds, '' if status == 'done' else last,
-                   limit)
+        last = '' if status == 'done' else tail.rpartition('\n')[2]
+        self._record(step, status, seconds, last, limit)
 
     def _wait(self, process, limit):
-        """Wait for a process; end it with its children at the limit."""
-        status = 'cut off'
+        """Wait for a process, and kill its process group afterwards."""
         try:
             code = process.wait(limit)
-            status = 'done' if code == 0 else f'failed ({code})'
+            return 'done' if code == 0 else f'failed ({code})'
         except subprocess.TimeoutExpired:
-            pass
+            return 'cut off'
         finally:
             for number in signal.SIGTERM, signal.SIGKILL:
                 try:
@@ -256,17 +243,16 @@ class Session:
                     process.wait(3)
                 except (ProcessLookupError, subprocess.TimeoutExpired):
                     pass
-        return status
 
-    def _make_env(self):
-        folders = [self.work / 'site', ROOT / 'projects',
-                   *os.environ.get('PYTHONPATH', '').split(os.pathsep)]
-        return dict(
-            os.environ, MPLBACKEND='Agg', PYTHONUNBUFFERED='1', COLUMNS='200',
-            PYTHONPATH=os.pathsep.join(filter(None, map(str, folders))))
+    def _make_environment(self):
+        paths = [str(self.work / 'site'), str(ROOT / 'projects')]
+        if old := os.environ.get('PYTHONPATH'):
+            paths.append(old)
+        return dict(os.environ, MPLBACKEND='Agg', PYTHONUNBUFFERED='1',
+                    COLUMNS='200', PYTHONPATH=os.pathsep.join(paths))
 
-    def _note(self, step, status, seconds, last='', limit=None):
-        """Write down at once what became of a step."""
+    def _record(self, step, status, seconds, last='', limit=None):
+        """Save the state of a step at once, and print it."""
         self.state[step.name] = dict(
             status=status, seconds=round(seconds, 1),
             limit=limit and round(limit), last=last[:500],
@@ -275,12 +261,12 @@ class Session:
         part.write_text(json.dumps(self.state, indent=1))
         part.replace(self._file)
         self.say(f'gpu: {step.name:14} {status}, {seconds:.0f} s '
-                 f'({self.count_seconds_left():.0f} s left)'
+                 f'({self.end - time.monotonic():.0f} s left)'
                  + (f': {last[:300]}' if last else ''))
 
 
-def bring_wheels(wheels, site):
-    """Install the wheels of a folder, if it exists, into another folder."""
+def install_wheels(wheels, site):
+    """Install the wheels of a folder, if there are any, into another."""
     files = sorted(map(str, Path(wheels).glob('*.whl')))
     if not files:
         return
@@ -295,43 +281,43 @@ def bring_wheels(wheels, site):
         version = '.'.join(map(str, sys.version_info[:2]))
         reason = (run.stdout.strip().splitlines() or ['no reason given'])[-1]
         stop(f'the wheels in {wheels} cannot be installed ({reason}); run '
-             f'make gpu-wheels WHEELS_PYTHON={version} where there is a '
-             'network, and bring them again')
+             f'make gpu-wheels WHEELS_PYTHON={version} on a machine with '
+             'internet and copy .wheels again')
     shutil.rmtree(site, ignore_errors=True)
     part.rename(site)
 
 
-def find_missing():
-    """List the packages that are not installed."""
+def find_missing_packages():
+    """List the packages that cannot be imported."""
     importlib.invalidate_caches()
     return [name for name in PACKAGES
             if importlib.util.find_spec(name) is None]
 
 
 def check_machine(cuda):
-    """Stop where packages or the GPU are missing, in one line."""
-    if missing := find_missing():
+    """Stop if packages or the GPU are missing."""
+    if missing := find_missing_packages():
         stop(f'{sys.executable} has no {", ".join(missing)}; run make '
-             'gpu-wheels where there is a network and bring the folder '
-             '.wheels, or make setup and then make gpu')
+             'gpu-wheels on a machine with internet and copy the folder '
+             '.wheels here, or run make setup and then make gpu')
     if cuda:
         import torch
         if not torch.cuda.is_available():
             stop(f'torch {torch.__version__} finds no CUDA device; make gpu '
-                 'DEVICE=cpu runs without')
+                 'DEVICE=cpu is the dry run')
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('folder', help='work folder; results are below')
+    parser.add_argument('folder', help='work folder, with results below')
     parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda',
-                        help='cpu: the dry run, with the smallest sizes')
+                        help='cpu is the dry run, with the smallest sizes')
     parser.add_argument('--seconds', type=float, default=530,
-                        help='all steps end before (default: 530)')
+                        help='time for all steps (default: 530)')
     parser.add_argument('--wheels', default=ROOT / '.wheels', type=Path,
-                        help='packages to use, as wheels')
+                        help='folder of wheels with missing packages')
     parser.add_argument('--only', nargs='+', metavar='STEP',
-                        help='these steps alone')
+                        help='run these steps only')
     args = parser.parse_args()
     names = [step.name for step in make_steps(args.device == 'cuda')]
     if unknown := set(args.only or ()) - set(names):
@@ -343,15 +329,15 @@ def parse_args():
 
 
 def prepare(args):
-    """Make the work folder and see that packages and device are there."""
+    """Make the work folder, and find or install the packages."""
     try:
         os.makedirs(args.folder, exist_ok=True)
     except OSError as error:
         stop(f'{args.folder}: {error.strerror}; choose another folder')
     site = Path(args.folder).resolve() / 'site'
     sys.path.insert(0, str(site))
-    if find_missing():
-        bring_wheels(args.wheels, site)
+    if find_missing_packages():
+        install_wheels(args.wheels, site)
     check_machine(args.device == 'cuda')
 
 
@@ -361,16 +347,16 @@ def main():
     prepare(args)
     session = Session(args.folder, make_steps(args.device == 'cuda'),
                       args.seconds - (time.monotonic() - start), args.only)
-    # Either ends the step that runs, too.
+    # Both signals end the running step, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        open_steps = session.run()
+        not_done = session.run()
     except KeyboardInterrupt:
-        stop('interrupted; what is done is kept, run it again')
+        stop('interrupted; run it again to continue')
     print(f'gpu: results in {session.results}')
-    if open_steps:
-        stop(f'not done: {", ".join(open_steps)}; their logs are in '
-             f'{session.results / "logs"}, run it again')
+    if not_done:
+        stop(f'not done: {", ".join(not_done)}; see the logs in '
+             f'{session.results / "logs"} and run it again')
 
 
 if __name__ == '__main__':

@@ -1,74 +1,47 @@
-"""Energy per image: windows of work, less what the idle device takes.
+"""Energy per image, from windows of work, with and without idle energy.
 
-Sources: the VoVNet paper divides the mean of nvidia-smi's power, sampled every
-100 ms, by the frame rate (arXiv:1904.09730, Eq. 2); it leaves the idle power
-in. Here both are given, from several windows of at least 10 s that begin and
-end with a synchronised device, as zeus (ml.energy) recommends. Where the
-joules come from is in ``meters.py``.
+The VoVNet paper divides the mean power by the frame rate (arXiv:1904.09730,
+Eq. 2) and leaves the idle power in. Windows of at least 10 s on a synchronized
+device follow the advice of Zeus (ml.energy).
 """
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from math import nan
 from statistics import median
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
-from .meters import Meter, NoMeter, Reading, find_meter
-
-__all__ = ['Energy', 'Meter', 'NoMeter', 'Reading', 'Window', 'find_meter',
-           'measure_idle', 'measure_window', 'summarise']
+from .meters import Meter, Reading
 
 
 class Window(NamedTuple):
-    """A reading, and how many images were processed in it."""
+    """A reading and the number of images processed in it."""
     reading: Reading
     images: int
 
 
-def measure_idle(meter: Meter, seconds: float = 10.,
-                 sleep: Callable[[float], Any] = time.sleep) -> Reading:
-    """Measure what the device takes with nothing to do.
-
-    Args:
-        meter (Meter): From :func:`find_meter`.
-        seconds (float): Length of the window.
-        sleep (Callable): Called with them.
-
-    Returns:
-        Reading: Its ``watts`` are the idle power.
-    """
-    meter.begin()
-    try:
-        sleep(seconds)
-    finally:
-        reading = meter.end()
-    return reading
+def measure_idle(meter: Meter, seconds: float = 10.) -> Reading:
+    """Measure the device while it has nothing to do."""
+    return measure_window(meter, lambda: sleep(seconds), 1, seconds=0).reading
 
 
 def measure_window(meter: Meter, run: Callable[[], Any], images_per_run: int,
                    seconds: float = 10.,
-                   sync: Callable[[], Any] = lambda: None,
-                   clock: Callable[[], float] = time.perf_counter) -> Window:
+                   sync: Callable[[], Any] = lambda: None) -> Window:
     """Measure runs that follow each other without a pause.
 
     Args:
-        meter (Meter): From :func:`find_meter`.
-        run (Callable): Processes a batch; called at least once.
-        images_per_run (int): Images in the batch.
-        seconds (float): The window lasts at least as long.
-        sync (Callable): Waits until the device has done all it was given;
-            called before both ends of the window.
-        clock (Callable): Seconds.
-
-    Returns:
-        Window: Reading and number of images.
+        meter: From :func:`vovnet.benchmark.meters.find_meter`.
+        run: Processes a batch; called at least once.
+        images_per_run: Images in the batch.
+        seconds: Shortest length of the window.
+        sync: Waits for the device; called before both ends of the window.
     """
     images = 0
     sync()
     meter.begin()
     try:
-        start = clock()
-        while not images or clock() - start < seconds:
+        start = perf_counter()
+        while not images or perf_counter() - start < seconds:
             run()
             images += images_per_run
         sync()
@@ -79,25 +52,23 @@ def measure_window(meter: Meter, run: Callable[[], Any], images_per_run: int,
 
 @dataclass
 class Energy:
-    """The energy of one network, and how it was measured.
-
-    Figures are None where no window can be trusted; ``problems`` says why.
+    """Energy of one network; figures are None if no window is valid.
 
     Attributes:
-        method: The meter's.
-        scope: The meter's.
-        joules_per_image: Gross: all that was used. Median of the windows.
-        net_of_idle: The same, less the idle power for the same time; None
-            without an idle power below that of every window.
+        method: See :class:`vovnet.benchmark.meters.Meter`.
+        scope: See :class:`vovnet.benchmark.meters.Meter`.
+        joules_per_image: All energy. Median of the windows.
+        net_of_idle: Energy above that of the idle device in the same time;
+            None without an idle power below that of every window.
         watts: Median of the windows' mean power.
-        idle_watts: Power with nothing to do, or None.
-        spread: (maximum - minimum) / median of the windows' joules per
-            image; None for a single window.
-        seconds: Total of the windows that count.
-        windows: All windows, also those that do not count.
-        before: The meter's ``state()`` before the first window.
-        after: And after the last.
-        problems: What is to be said with the figures, a line each.
+        idle_watts: Power of the idle device.
+        spread: (maximum - minimum) / median of the windows' joules per image;
+            None for a single window.
+        seconds: Total of the valid windows.
+        windows: All windows, valid or not.
+        before: State of the meter before the first window.
+        after: State of the meter after the last window.
+        problems: Remarks for the reader, one line each.
     """
     method: str
     scope: str
@@ -113,91 +84,83 @@ class Energy:
     problems: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it for JSON; a window with a problem has no ``joules``."""
-        windows = [dict(
-            joules=None if reading.problem else reading.joules,
-            seconds=reading.seconds, images=images, problem=reading.problem)
-            for reading, images in self.windows]
-        return {**asdict(self), 'windows': windows}
+        """Return everything for JSON."""
+        windows = [dict(window.reading._asdict(), images=window.images)
+                   for window in self.windows]
+        return dict(asdict(self), windows=windows)
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> 'Energy':
-        """Read what :meth:`to_dict` gave."""
+        """Read the result of :meth:`to_dict`."""
         windows = [
-            Window(Reading(nan if one['joules'] is None else one['joules'],
-                           one['seconds'], one['problem']), one['images'])
-            for one in saved['windows']]
-        return cls(**{**saved, 'windows': windows})
+            Window(Reading(one['joules'], one['seconds'], one['problem']),
+                   one['images']) for one in saved['windows']]
+        return cls(**dict(saved, windows=windows))
 
 
-def summarise(windows: Sequence[tuple[Reading, int]], idle: Reading | None,
-              meter: Meter, before: dict[str, Any] | None = None,
-              after: dict[str, Any] | None = None) -> Energy:
-    """Joules per image from several windows.
+def summarize_energy(windows: Sequence[tuple[Reading, int]],
+                     idle: Reading | None, meter: Meter,
+                     before: dict[str, Any] | None = None,
+                     after: dict[str, Any] | None = None) -> Energy:
+    """Compute the energy per image from several windows.
 
     Args:
-        windows (Sequence[tuple[Reading, int]]): From :func:`measure_window`.
-        idle (Reading | None): From :func:`measure_idle`, or None if it was
-            not measured.
-        meter (Meter): What they were measured with.
-        before (dict | None): Its ``state()`` before the first window.
-        after (dict | None): And after the last.
-
-    Returns:
-        Energy: From the windows that have no problem.
+        windows: From :func:`measure_window`.
+        idle: From :func:`measure_idle`; None if it was not measured.
+        meter: What they were measured with.
+        before: State of the meter before the first window.
+        after: State of the meter after the last window.
     """
     before, after = before or {}, after or {}
     energy = Energy(meter.method, meter.scope, before=before, after=after,
                     windows=[Window(*window) for window in windows])
-    counted = []
+    note = energy.problems.append
+    valid = []
     for number, window in enumerate(energy.windows, 1):
-        problem = window.reading.problem or (
-            '' if window.images > 0 else 'no image was processed')
+        problem = window.reading.problem
+        if not problem and not window.images:
+            problem = 'no image was processed'
         if problem:
-            energy.problems.append(
-                f'window {number} of {len(windows)}: {problem}')
+            note(f'window {number} of {len(windows)}: {problem}')
         else:
-            counted.append(window)
+            valid.append(window)
+    lengths = [window.reading.seconds for window in valid]
     if idle and idle.problem:
-        energy.problems.append(f'idle: {idle.problem}')
+        note(f'idle: {idle.problem}')
     elif idle:
         energy.idle_watts = idle.watts
-    if counted:
-        _fill(energy, counted)
-    lengths = [reading.seconds for reading, _ in counted]
-    if idle and not idle.problem:
         lengths.append(idle.seconds)
-    if lengths and min(lengths) < meter.shortest:
-        energy.problems.append(
-            f'a window lasted {min(lengths):.3g} s; below {meter.shortest:g} '
-            's the steps of the meter are more than 1 % of it')
-    limits = [state.get('power_limit_w') for state in (before, after)]
+    if valid:
+        _set_figures(energy, valid)
+    if lengths and min(lengths) < meter.min_seconds:
+        note(f'a window lasted {min(lengths):.3g} s; below '
+             f'{meter.min_seconds:g} s the steps of the meter are more than '
+             '1 % of it')
+    limits = before.get('power_limit_w'), after.get('power_limit_w')
     if None not in limits and limits[0] != limits[1]:
-        energy.problems.append('the power limit changed from {:g} to {:g} W'
-                               .format(*limits))
+        note('the power limit changed from {:g} to {:g} W'.format(*limits))
     others = max(state.get('other_processes') or 0
                  for state in (before, after))
     if others:
-        energy.problems.append(f'processes that computed on the GPU beside '
-                               f'this one: {others}; theirs is included')
+        note(f'other processes computed on the GPU: {others}; their energy '
+             'is included')
     return energy
 
 
-def _fill(energy: Energy, counted: Sequence[Window]) -> None:
-    """Set the figures of windows that have no problem."""
-    gross = [reading.joules / images for reading, images in counted]
+def _set_figures(energy: Energy, valid: Sequence[Window]) -> None:
+    gross = [reading.joules / images for reading, images in valid]
     energy.joules_per_image = median(gross)
-    energy.watts = median(reading.watts for reading, _ in counted)
-    energy.seconds = sum(reading.seconds for reading, _ in counted)
+    energy.watts = median(reading.watts for reading, _ in valid)
+    energy.seconds = sum(reading.seconds for reading, _ in valid)
     if len(gross) > 1:
         energy.spread = (max(gross) - min(gross)) / median(gross)
     if energy.idle_watts is None:
         return
     net = [(reading.joules - energy.idle_watts * reading.seconds) / images
-           for reading, images in counted]
+           for reading, images in valid]
     if min(net) > 0:
         energy.net_of_idle = median(net)
     else:
         energy.problems.append(
-            f'idle the device took {energy.idle_watts:.3g} W, no less than '
-            'at work: it was not idle then')
+            f'the idle device took {energy.idle_watts:.3g} W, no less than at '
+            'work; it was not idle')

@@ -1,4 +1,4 @@
-"""On what a measurement was made: a figure without it says nothing."""
+"""Hardware and software environment of a benchmark."""
 import os
 import platform
 import re
@@ -14,17 +14,13 @@ PACKAGES = ('torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet',
             'mmpretrain')
 
 
-def conditions(device: torch.device) -> dict[str, Any]:
-    """Describe the machine and the software.
-
-    Args:
-        device (torch.device): Where the networks run.
-
-    Returns:
-        dict[str, Any]: For people and for JSON.
-    """
-    found = dict(processor=_processor(), cores=len(os.sched_getaffinity(0))
-                 if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+def collect_environment(device: torch.device) -> dict[str, Any]:
+    """Describe the machine and the software, for people and for JSON."""
+    if hasattr(os, 'sched_getaffinity'):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count()
+    found = dict(processor=_find_processor(), cores=cores,
                  threads=torch.get_num_threads(),
                  system=platform.platform(terse=True))
     if hasattr(os, 'getloadavg'):
@@ -54,7 +50,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def _processor() -> str:
+def _find_processor() -> str:
     try:
         with open('/proc/cpuinfo') as file:
             if name := re.search(r'^model name\s*: (.+)', file.read(), re.M):

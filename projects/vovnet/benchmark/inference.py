@@ -15,7 +15,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -26,19 +26,20 @@ from ..deploy.optimize.apply import DTYPES
 from ..deploy.optimize.modes import MODES, check_mode, find_obstacle
 from ..utils.devices import find_device
 from ..utils.errors import UserError, explain
-from .energy import Energy, find_meter, measure_idle, measure_window, summarise
-from .environment import conditions
+from .energy import Energy, measure_idle, measure_window, summarize_energy
+from .environment import collect_environment
 from .latency import (
-    MEASURED,
+    DEVICE_TYPES,
     ORDERS,
     Latency,
-    matmul_peak,
+    measure_matmul_peak,
+    schedule_turns,
     start_timing,
-    synchronizer,
+    synchronize,
     take_turn,
-    turns,
 )
 from .memory import Memory, measure_memory
+from .meters import find_meter
 from .model import Input, Subject, subject_cost
 
 PEAK = "machine's matrix product, G multiply-adds/s"
@@ -92,7 +93,7 @@ class Plan:
         max_warm_up: Seconds that the warm-up of a network takes at most.
         max_spread: Above this spread of the latency, or of the energy, a
             result is marked.
-        meter: As :func:`vovnet.benchmark.energy.find_meter` takes it.
+        meter: As :func:`vovnet.benchmark.meters.find_meter` takes it.
         energy_repeats: Windows of each network in which energy is measured.
         energy_seconds: Length of such a window, and of that in which the
             device idles.
@@ -371,7 +372,7 @@ def in_modes(entries: Sequence[Entry], how: Input, modes: Sequence[str]
     if how.dtype != 'fp32' or how.channels_last:
         raise UserError('--dtype, --channels-last: leave them out with '
                         '--optimize, whose modes set them')
-    device = find_device(how.device, MEASURED)
+    device = find_device(how.device, DEVICE_TYPES)
     reasons = {name: find_obstacle(name, device) or (
         'decodes no boxes; use --nms out or --part backbone'
         if mode.runtime and how.part == 'detector' and how.nms else None)
@@ -433,13 +434,13 @@ def benchmark_inference(entries: Sequence[Entry], how: Input, plan: Plan,
             ``saved`` is of other conditions, or all networks failed.
     """
     check_plan(plan, how)
-    device = find_device(how.device, MEASURED)
+    device = find_device(how.device, DEVICE_TYPES)
     meter = find_meter(device, plan.meter)
     if device.type == 'cuda':
         # Only for a fixed shape does cuDNN's search for algorithms pay.
         torch.backends.cudnn.benchmark = how.data is None
     report = Report(
-        dict(_settings(entries, how, plan), **conditions(device)),
+        dict(_settings(entries, how, plan), **collect_environment(device)),
         [Result(entry, how.batch_size, max_spread=plan.max_spread)
          for entry in entries], '' if meter else meter.reason, [*left])
     if saved:
@@ -550,7 +551,7 @@ class _Benchmark:
 
         for number in numbers:
             self._step(number, 'warming up', warm)
-        for index in turns(len(numbers), plan.repeats, plan.order):
+        for index in schedule_turns(len(numbers), plan.repeats, plan.order):
             number = numbers[index]
             if not self.results[number].is_timed(plan):
                 self._step(number, 'timing', turn)
@@ -563,7 +564,7 @@ class _Benchmark:
         peaks = self.peaks
         for dtype in dict.fromkeys(self.subjects[i].dtype for i in timed):
             peaks.setdefault(dtype, []).append(
-                matmul_peak(self.device, DTYPES[dtype]))
+                measure_matmul_peak(self.device, DTYPES[dtype]))
         for number in timed:
             self.results[number].peak = max(
                 peaks[self.subjects[number].dtype])
@@ -577,7 +578,7 @@ class _Benchmark:
         plan, meter, numbers = self.plan, self.meter, sorted(self.subjects)
         self.progress('energy of the idle device',
                       1 + sum(windows[i] for i in numbers))
-        sync = synchronizer(self.device)
+        sync = partial(synchronize, self.device)
         sync()
         time.sleep(plan.cool_down)
         idle = measure_idle(meter, plan.energy_seconds)
@@ -592,11 +593,12 @@ class _Benchmark:
                                    plan.energy_seconds, sync)
             # At once, while the clocks are still those of the work.
             after = meter.state()
-            self.results[number].energy = summarise(
+            self.results[number].energy = summarize_energy(
                 [*(energy.windows if energy else ()), found], idle, meter,
                 energy.before if energy else before, after)
 
-        for index in turns(len(numbers), max(windows.values()), plan.order):
+        for index in schedule_turns(len(numbers), max(windows.values()),
+                                    plan.order):
             number = numbers[index]
             if windows[number]:
                 windows[number] -= 1

@@ -1,9 +1,4 @@
-"""How long a network takes: warm-up, interleaved repeats, quantiles.
-
-Own work. mmdet 3.3.0's ``InferenceBenchmark`` (read) runs on CUDA only, drops
-five iterations whatever they show, and gives one mean; here several networks
-take turns, so that a machine that grows slower does so for all of them.
-"""
+"""Latency of several networks: warm-up, turns, quantiles."""
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +10,7 @@ import numpy as np
 import torch
 
 # Types of devices whose time and memory can be measured.
-MEASURED = 'cpu', 'cuda'
+DEVICE_TYPES = 'cpu', 'cuda'
 ORDERS = ('interleaved', 'shuffled', 'sequential')
 
 
@@ -25,8 +20,8 @@ class Latency:
 
     Attributes:
         repeats: Seconds of each run, a list for each repeat.
-        batches: In the same order, which of its batches the run was on.
-        warm_up_runs: How many runs went before, untimed.
+        batches: In the same order, the index of the batch of each run.
+        warm_up_runs: Number of untimed runs before.
         stable: Whether the warm-up ended because the times had settled.
     """
     repeats: list[list[float]] = field(default_factory=list)
@@ -46,14 +41,13 @@ class Latency:
 
     @property
     def mean_of_medians(self) -> float:
-        """Mean over the batches of the median of each, seconds.
+        """Mean of the medians of the batches, seconds.
 
-        The median where there is one batch; where images differ in size, what
-        a run takes on average.
+        The average time of a run where images differ in size.
         """
-        return float(np.mean([np.median(t) for t in self._by_batch()]))
+        return float(np.mean([np.median(t) for t in self._group_by_batch()]))
 
-    def _by_batch(self) -> list[np.ndarray]:
+    def _group_by_batch(self) -> list[np.ndarray]:
         times, batches = np.array(self.times), np.array(sum(self.batches, []))
         return [times[batches == batch] for batch in np.unique(batches)]
 
@@ -64,20 +58,20 @@ class Latency:
 
     @property
     def spread(self) -> float | None:
-        """Width of the middle 90 % of the times as a share of the median.
+        """Width of the central 90 % of the times, as a share of the median.
 
-        Of the median for the same batch: images of different sizes take
-        different times, which is no disturbance. None if a batch was run less
+        Each time is compared to the median of its batch, because images of
+        different sizes take different times. None if a batch was run less
         than three times.
         """
-        groups = self._by_batch()
+        groups = self._group_by_batch()
         if min(map(len, groups)) < 3:
             return None
         shares = np.concatenate([t / np.median(t) for t in groups])
         return float(np.subtract(*np.quantile(shares, (0.95, 0.05))))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in seconds, for JSON."""
+        """Return everything for JSON, in seconds."""
         return dict(
             median=self.median, p95=self.p95, spread=self.spread,
             repeat_medians=[median(times) for times in self.repeats],
@@ -86,36 +80,19 @@ class Latency:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> 'Latency':
-        """Read what :meth:`to_dict` gave."""
+        """Read the result of :meth:`to_dict`."""
         return cls(saved['repeats'], saved['batches'], saved['warm_up_runs'],
                    saved['stable'])
 
 
-def synchronizer(device: torch.device) -> Callable[[], None]:
-    """What waits until a device has done all it was given.
-
-    Args:
-        device (torch.device): Nothing is waited for on a CPU.
-
-    Returns:
-        Callable: Without arguments.
-    """
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has finished its work; a CPU always has."""
     if device.type == 'cuda':
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None
+        torch.cuda.synchronize(device)
 
 
 def time_run(run: Callable[[], Any], device: torch.device) -> float:
-    """Time one run, which starts on an idle device.
-
-    Args:
-        run (Callable): Does the work.
-        device (torch.device): Where; on CUDA two events on its stream are
-            compared.
-
-    Returns:
-        float: Seconds.
-    """
+    """Time one run on an idle device, in seconds (CUDA events on a GPU)."""
     if device.type != 'cuda':
         start = time.perf_counter()
         run()
@@ -134,49 +111,43 @@ def warm_up(clock: Callable[[], float], min_runs: int = 10,
             tolerance: float = 0.05) -> tuple[int, bool]:
     """Run until the times have settled.
 
-    They have when the median of the last fifth of the runs, three at least,
-    is within ``tolerance`` of the median of as many before.
-
     Args:
-        clock (Callable): Runs once and gives the seconds it took.
-        min_runs (int): At least so many runs, six at the fewest.
-        min_seconds (float): And so long.
-        max_seconds (float): Not much longer, settled or not.
-        tolerance (float): See above.
+        clock: Runs once and returns the seconds it took.
+        min_runs: Fewest runs; never below six.
+        min_seconds: Shortest total time.
+        max_seconds: Total time after which the warm-up ends anyway.
+        tolerance: Largest relative difference between the median of the last
+            fifth of the runs, or the last three, and that of as many before.
 
     Returns:
-        tuple[int, bool]: Number of runs, and whether the times settled.
+        The number of runs, and whether the times have settled.
     """
     times, total = [], 0.
     while True:
         times.append(clock())
         total += times[-1]
-        if len(times) < max(min_runs, 6) or total < min_seconds:
-            if total >= max_seconds and len(times) >= 6:
-                return len(times), False
+        if len(times) < 6:
             continue
-        window = max(3, len(times) // 5)
-        last = median(times[-window:])
-        before = median(times[-2 * window:-window])
-        if abs(last - before) <= tolerance * before:
-            return len(times), True
+        if len(times) >= min_runs and total >= min_seconds:
+            window = max(3, len(times) // 5)
+            last = median(times[-window:])
+            before = median(times[-2 * window:-window])
+            if abs(last - before) <= tolerance * before:
+                return len(times), True
         if total >= max_seconds:
             return len(times), False
 
 
-def turns(count: int, repeats: int, order: str,
-          seed: int = 0) -> Iterator[int]:
-    """Whose turn it is.
+def schedule_turns(count: int, repeats: int, order: str,
+                   seed: int = 0) -> Iterator[int]:
+    """Yield the index of the network that runs next.
 
     Args:
-        count (int): Number of networks.
-        repeats (int): How often each one's turn comes.
-        order (str): 'interleaved' (0, 1, 0, 1), 'shuffled' (each round in an
-            order of its own) or 'sequential' (0, 0, 1, 1).
-        seed (int): Of the shuffling.
-
-    Yields:
-        int: A network's number.
+        count: Number of networks.
+        repeats: Turns of each.
+        order: 'interleaved' (0, 1, 0, 1), 'shuffled' (each round in another
+            random order) or 'sequential' (0, 0, 1, 1).
+        seed: Of the random orders.
     """
     if order == 'sequential':
         yield from (i for i in range(count) for _ in range(repeats))
@@ -191,40 +162,32 @@ def turns(count: int, repeats: int, order: str,
 
 def start_timing(run: Callable[[], Any], device: torch.device,
                  max_warm_up: float = 20.0) -> Latency:
-    """Warm a network up.
-
-    Args:
-        run (Callable): Runs it once.
-        device (torch.device): Where.
-        max_warm_up (float): Seconds; see :func:`warm_up`.
-
-    Returns:
-        Latency: Without times yet.
-    """
+    """Warm a network up; the latency has no times yet."""
     return Latency([], [], *warm_up(lambda: time_run(run, device),
                                     max_seconds=max_warm_up))
 
 
 def take_turn(latency: Latency, run: Callable[[], Any], device: torch.device,
               seconds: float = 2.0, min_runs: int = 3) -> None:
-    """Time a network for a while, and add it as a repeat.
+    """Time a network for a while and add the times as a repeat.
 
-    An untimed run goes before, which finds the caches as another network left
-    them. The batches of a network follow each other.
+    An untimed run comes first, because another network has left its data in
+    the caches.
 
     Args:
-        latency (Latency): Gets the times.
-        run (Callable): Runs the network once. One that has several batches
-            says in ``batch`` which it has run on, and in ``num_batches`` how
-            many there are: a turn is a number of rounds.
-        device (torch.device): Where.
-        seconds (float): Length of the turn.
-        min_runs (int): Runs, at least.
+        latency: Gets the times.
+        run: Runs the network once. If it goes through several batches, its
+            attribute ``batch`` is the index of the last one and
+            ``num_batches`` their number; each is then timed equally often.
+        device: Where it runs.
+        seconds: Shortest length of the turn.
+        min_runs: Fewest runs.
     """
     times, batches, total = [], [], 0.
     time_run(run, device)
-    round_ = getattr(run, 'num_batches', 1)
-    while len(times) < min_runs or total < seconds or len(times) % round_:
+    num_batches = getattr(run, 'num_batches', 1)
+    while (len(times) < min_runs or total < seconds
+           or len(times) % num_batches):
         times.append(time_run(run, device))
         total += times[-1]
         batches.append(getattr(run, 'batch', 0))
@@ -240,46 +203,40 @@ def measure_latency(runs: Sequence[Callable[[], Any]], device: torch.device,
                     ) -> list[Latency]:
     """Time several networks in turns.
 
-    Args:
-        runs (Sequence[Callable]): As :func:`take_turn` takes them.
-        device (torch.device): Where they run.
-        repeats (int): Turns of each.
-        seconds (float): Length of a turn.
-        order (str): See :func:`turns`.
-        min_runs (int): Runs of a turn, at least.
-        max_warm_up (float): Seconds; see :func:`warm_up`.
-        progress (Callable): Called after each warm-up and each turn.
+    If the machine slows down, it does so for all of them.
 
-    Returns:
-        list[Latency]: Of each network.
+    Args:
+        runs: See :func:`take_turn`.
+        device: Where they run.
+        repeats: Turns of each.
+        seconds: Shortest length of a turn.
+        order: A name in :data:`ORDERS`.
+        min_runs: Fewest runs of a turn.
+        max_warm_up: Longest warm-up, seconds.
+        progress: Called after each warm-up and each turn.
     """
-    found = []
+    latencies = []
     for run in runs:
-        found.append(start_timing(run, device, max_warm_up))
+        latencies.append(start_timing(run, device, max_warm_up))
         progress()
-    for index in turns(len(runs), repeats, order):
-        take_turn(found[index], runs[index], device, seconds, min_runs)
+    for index in schedule_turns(len(runs), repeats, order):
+        take_turn(latencies[index], runs[index], device, seconds, min_runs)
         progress()
-    return found
+    return latencies
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype,
-                sizes: Sequence[int] | None = None,
-                seconds: float = 0.3) -> float:
-    """Multiply-adds per second of the fastest matrix product found.
+def measure_matmul_peak(device: torch.device, dtype: torch.dtype,
+                        sizes: Sequence[int] | None = None,
+                        seconds: float = 0.3) -> float:
+    """Measure the multiply-adds per second of the fastest matrix product.
 
-    Measured, so it is what this machine, its library and its clocks do at
-    best, not what its data sheet says. On CUDA, TF32 is used if cuDNN's
-    convolutions may use it.
+    TF32 is used if cuDNN's convolutions may use it.
 
     Args:
-        device (torch.device): Where.
-        dtype (torch.dtype): Of the matrices.
-        sizes (Sequence[int], optional): Square matrices that are tried.
-        seconds (float): Spent on each, after a first run.
-
-    Returns:
-        float: n³ multiply-adds over the fastest time.
+        device: Where it runs.
+        dtype: Of the matrices.
+        sizes: Heights n of square matrices to try; n³ multiply-adds each.
+        seconds: Time for each size, after a first run.
     """
     if sizes is None:
         sizes = (4096, 8192) if device.type == 'cuda' else (1024, 2048)
@@ -287,14 +244,14 @@ def matmul_peak(device: torch.device, dtype: torch.dtype,
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     try:
         with torch.inference_mode():
-            return max(n**3 / _fastest_matmul(n, device, dtype, seconds)
+            return max(n**3 / _time_fastest_matmul(n, device, dtype, seconds)
                        for n in sizes)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
-def _fastest_matmul(n: int, device: torch.device, dtype: torch.dtype,
-                    seconds: float) -> float:
+def _time_fastest_matmul(n: int, device: torch.device, dtype: torch.dtype,
+                         seconds: float) -> float:
     a, b = torch.randn(2, n, n, device=device).to(dtype)
     out = torch.empty_like(a)
 

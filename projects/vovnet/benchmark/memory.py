@@ -1,10 +1,7 @@
-"""How much memory a network needs while it runs.
+"""Peak memory of a network while it runs.
 
-Own work on what torch and the operating system tell: the CUDA allocator's
-statistics, the profiler's record of CPU allocations, the driver's free
-memory, and Linux's high-water mark of a process (proc(5), VmHWM and
-clear_refs). mmdet 3.3.0's benchmark (read) resets the peak each time that it
-prints it, so that its last line is not the peak.
+Figures of the CUDA allocator, the profiler, the driver, and Linux's high-water
+mark of the process (VmHWM and clear_refs in proc(5)).
 """
 import ctypes
 import gc
@@ -28,17 +25,14 @@ class Memory:
     """Peak memory of a network, bytes.
 
     Attributes:
-        tensors: Weights, input and what was allocated at once at most, by
-            torch's own count. Comparable between machines. None where
-            others hold the weights.
-        reserved: What torch's CUDA allocator took from the driver for it,
-            beside what it had for networks that were there before; None on a
-            CPU.
-        system: By how much the system's figure grew, the libraries' buffers
-            included: on CUDA the driver's for the device, on a CPU the size
-            of the process (None where Linux's /proc is not).
-        in_use: On CUDA, all that the driver says is in use on the device:
-            contexts, other networks and other programs too.
+        tensors: Weights, input and the most that torch had allocated at once.
+            Comparable between machines. None if another runtime holds the
+            weights.
+        reserved: Growth of what torch's CUDA allocator holds; None on a CPU.
+        system: Growth of the system's figure, with the buffers of libraries:
+            of the GPU's memory, or of the process on a CPU (None without
+            Linux's /proc).
+        in_use: All memory in use on a GPU, by other programs too.
     """
     tensors: int | None
     reserved: int | None
@@ -46,31 +40,31 @@ class Memory:
     in_use: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return everything for JSON."""
         return asdict(self)
 
 
 def measure_memory(build: Callable[[], tuple[nn.Module, Iterable[Tensor],
                                              Callable[[], Any]]],
                    device: torch.device) -> tuple[Memory, Callable[[], Any]]:
-    """Build a network, run it twice, and tell its peak memory.
+    """Build a network and measure its peak memory in a second run.
 
-    The first run lets libraries choose and prepare; the second is watched.
-    Networks that were built before do not count.
+    In the first run libraries choose and prepare their algorithms. Networks
+    that exist already do not count.
 
     Args:
-        build (Callable): Gives a network, the tensors of its input, both on
-            the device, and what runs the one on the other.
-        device (torch.device): Where that is.
+        build: Returns the network, the tensors of its input, and a function
+            that runs it.
+        device: Where it runs.
 
     Returns:
-        tuple: The figures, and what runs the network, for further use.
+        The figures, and the function that runs the network.
     """
-    watch = _watch_cuda if device.type == 'cuda' else _watch_cpu
-    return watch(build, device)
+    measure = _measure_cuda if device.type == 'cuda' else _measure_cpu
+    return measure(build, device)
 
 
-def _watch_cuda(build: Callable, device: torch.device) -> tuple:
+def _measure_cuda(build: Callable, device: torch.device) -> tuple:
     _load_libraries(device)
     gc.collect()
     torch.cuda.empty_cache()
@@ -93,10 +87,10 @@ def _watch_cuda(build: Callable, device: torch.device) -> tuple:
 
 @cache
 def _load_libraries(device: torch.device) -> None:
-    """Have the libraries take what they keep, which is no network's.
+    """Load what libraries keep, which would count for the first network.
 
-    cuDNN's and cuBLAS's handles and work spaces, and kernels that are loaded
-    when they are first used, would count for the first network.
+    These are the handles and workspaces of cuDNN and cuBLAS, and kernels that
+    are loaded when first used.
     """
     for dtype in DTYPES.values():
         if dtype == torch.bfloat16 and device.type == 'cuda' and \
@@ -109,32 +103,25 @@ def _load_libraries(device: torch.device) -> None:
          + (matrix @ matrix).sum()).backward()
 
 
-def _watch_cpu(build: Callable, device: torch.device) -> tuple:
+def _measure_cpu(build: Callable, device: torch.device) -> tuple:
     gc.collect()
-    _give_back()
-    resident = _status('VmRSS')
+    _trim_heap()
+    resident = _read_process_size('VmRSS')
     network, inputs, run = build()
     tensors = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
                for t in (*network.parameters(), *network.buffers(), *inputs)}
     run()
-    peak = allocation_peak(run)
-    _give_back()
+    peak = measure_allocation_peak(run)
+    _trim_heap()
     system = None
     if resident is not None and _reset_high_water_mark():
         run()
-        system = max(0, _status('VmHWM') - resident)
+        system = max(0, _read_process_size('VmHWM') - resident)
     return Memory(sum(tensors.values()) + peak, None, system), run
 
 
-def allocation_peak(run: Callable[[], Any]) -> int:
-    """How much CPU memory torch held at once, at most, while something ran.
-
-    Args:
-        run (Callable): What runs.
-
-    Returns:
-        int: Bytes above those held before.
-    """
+def measure_allocation_peak(run: Callable[[], Any]) -> int:
+    """Return the peak of what torch allocates on the CPU in a run, bytes."""
     # Kineto looks for a GPU and would complain in the terminal.
     os.environ.setdefault('KINETO_LOG_LEVEL', '5')
     with profile(profile_memory=True, use_kineto=True) as record:
@@ -151,8 +138,8 @@ def allocation_peak(run: Callable[[], Any]) -> int:
     return peak
 
 
-def _status(key: str) -> int | None:
-    """A size in bytes from Linux's account of this process."""
+def _read_process_size(key: str) -> int | None:
+    """Read a size of this process in bytes; None without Linux's /proc."""
     try:
         with open('/proc/self/status') as file:
             found = re.search(rf'^{key}:\s+(\d+) kB', file.read(), re.M)
@@ -170,7 +157,7 @@ def _reset_high_water_mark() -> bool:
     return True
 
 
-def _give_back() -> None:
-    """Let glibc return what is free, so that it is seen to be used again."""
+def _trim_heap() -> None:
+    """Have glibc return free memory, so that its reuse shows as growth."""
     if trim := getattr(ctypes.CDLL(None), 'malloc_trim', None):
         trim(0)

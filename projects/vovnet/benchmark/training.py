@@ -22,8 +22,8 @@ from ..models import VoVNet
 from ..models.backbones.vovnet import CHECKPOINTS
 from ..utils.devices import find_device
 from ..utils.errors import UserError
-from .environment import conditions
-from .latency import MEASURED, Latency, time_run, turns
+from .environment import collect_environment
+from .latency import DEVICE_TYPES, Latency, schedule_turns, time_run
 from .memory import Memory, measure_memory
 from .model import DTYPES
 from .report import MARK, NONE, markdown_table
@@ -267,10 +267,11 @@ def measure_training(archs: Sequence[str], setup: Setup,
             raise UserError(f'arch {arch}: timm has none like it; choose from '
                             f'{", ".join(TIMM)}')
     setup.check()
-    timm, device = find_timm(), find_device(setup.device, MEASURED)
+    timm, device = find_timm(), find_device(setup.device, DEVICE_TYPES)
     if device.type == 'cuda':
         torch.backends.cudnn.benchmark = True  # all shapes are fixed
-    on = dict(_settings(setup), **conditions(device), timm=timm.__version__)
+    on = dict(_settings(setup), **collect_environment(device),
+              timm=timm.__version__)
     report = Report(on, [])
     for arch in archs:
         report.results += _measure_arch(arch, setup, device, progress)
@@ -302,7 +303,7 @@ def _measure_arch(arch: str, setup: Setup, device: torch.device,
     outputs.clear()
     # What is compared takes seconds, and has been run three times by now.
     latencies = [Latency(warm_up_runs=3) for _ in contenders]
-    for index in turns(len(steps), setup.rounds, 'interleaved'):
+    for index in schedule_turns(len(steps), setup.rounds, 'interleaved'):
         progress(f'time of {contenders[index].name}')
         latencies[index].repeats.append([time_run(steps[index], device)])
         latencies[index].batches.append([0])

@@ -31,8 +31,8 @@ from ..analysis.aggregation_weights import (
     write_csv,
 )
 from ..analysis.complexity import CONVENTION, Cost, compute_config_complexity
-from ..benchmark.environment import conditions
-from ..benchmark.latency import MEASURED, Latency, measure_latency
+from ..benchmark.environment import collect_environment
+from ..benchmark.latency import DEVICE_TYPES, Latency, measure_latency
 from ..benchmark.memory import measure_memory
 from ..benchmark.report import markdown_table
 from ..engine import run
@@ -150,7 +150,7 @@ def study(networks: Sequence[Trained], work_dir: str, device: str = 'cpu',
         UserError: If a test set is not there, a checkpoint is of another
             model, or a config has no accuracy or no training.
     """
-    where = find_device(device, MEASURED)
+    where = find_device(device, DEVICE_TYPES)
     for network in networks:
         _check(network.cfg)
     accuracies, costs, memories, steps = [], [], [], []
@@ -179,7 +179,7 @@ def study(networks: Sequence[Trained], work_dir: str, device: str = 'cpu',
          'image, px': 'x'.join(map(str, shape)),
          'steps timed': f'{repeats} turns of {seconds:g} s each, interleaved, '
                         'after a warm-up',
-         **conditions(where)})
+         **collect_environment(where)})
 
 
 @contextmanager
