@@ -580,23 +580,6 @@ def test_whole_detectors_load_other_names(authors, tmp_path):
                         path)
 
 
-def test_petr(tmp_path):
-    """fcos3d_vovnet_imgbackbone-remapped.pth, of a smaller network."""
-    net = NETS['19-slim-dw']
-    state = random_weights(net, foreign.AUTHORS)
-    path = str(tmp_path / 'a.pth')
-    torch.save(dict(state_dict=with_prefix(state, 'img_backbone.')), path)
-    options = dict(arch='V-19-slim-dw-eSE', out_features=('stage4', 'stage5'))
-    by_load_from = Detector('img_backbone', **options)
-    load_checkpoint(by_load_from, path)
-    by_init_cfg = build(path, options, prefix='img_backbone')
-    x = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        want = evaluate(state, net, foreign.AUTHORS, x)[2:]
-        for model in (by_load_from.img_backbone.eval(), by_init_cfg):
-            assert_close(model(x), want)
-
-
 @pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmpretrain'])
 def test_vovnet_cp(scope, tmp_path):
     """A config of mmdet3d's projects, not a word changed."""
@@ -705,7 +688,7 @@ def test_images_of_another_library(name, prefix, tmp_path):
     assert str(error.value) == (
         f'{source}: the weights want {RGB}, but files in these names are '
         f'taken for {given}; say --images fold, which puts the difference '
-        'into the stem, or --images keep, and normalise as the weights want')
+        'into the stem, or --images keep, and normalize as the weights want')
     convert(source, target, name, images='fold')
     pixels = torch.randint(0, 256, (1, 3, 64, 64)).float()
 
@@ -748,7 +731,7 @@ def test_images_that_cannot_be_folded():
 
 @pytest.mark.parametrize('library', LIBRARIES)
 def test_own_names_and_back(library, tmp_path):
-    """Through a file in this project's names, which keeps the dialect."""
+    """Through a file in this project's names, which keeps the variant."""
     state = random_weights(NET, LIBRARIES[library])
     weights = parse_checkpoint(state, 'a')
     torch.save(dict(state_dict=export_weights(weights, 'mmengine')),

@@ -1,4 +1,4 @@
-"""tools/train.py and the normalisation that pretrained weights want."""
+"""tools/train.py and the normalization that pretrained weights want."""
 import sys
 
 import pytest

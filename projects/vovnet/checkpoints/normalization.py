@@ -40,8 +40,9 @@ class Normalization(NamedTuple):
             mean = std = ()
         if not mean or len(mean) != len(std) or min(std) <= 0:
             raise UserError(
-                f'{name}={given or cfg}: needs mean and a positive std, one '
-                'number for each channel, and bgr_to_rgb where it is True')
+                f'{name}={given or cfg}: needs mean and std, one number for '
+                'each channel (of std a positive one), and bgr_to_rgb where '
+                'it is True')
         # mmcv reads BGR, and mmpretrain says `to_rgb`; all swap channels.
         return cls(mean, std, not any(map(
             given.get, ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb'))))
