@@ -168,7 +168,7 @@ def pool(maps, box, out):
     """RoIAlign (aligned): a grid of points in each of out x out bins.
 
     A bin has as many points per side as it has pixels, rounded up; each is
-    the bilinear mixture of four pixels, whose centres are at .5.
+    the bilinear mixture of four pixels, whose centers are at .5.
     """
     w, h = (box[2:] - box[:2]).tolist()
     level = math.floor(4 + math.log2((w * h)**0.5 / 224 + 2.2e-16))

@@ -11,6 +11,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+
+def assert_close(got, want):
+    """Compare maps, relative to the largest value of each."""
+    for a, b in zip(got, want, strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
 WIDE = dict(layer=(128, 160, 192, 224), out=(256, 512, 768, 1024))
 SLIM = dict(layer=(64, 80, 96, 112), out=(128, 256, 384, 512))
 V2_SLIM = dict(layer=(64, 80, 96, 112), out=(112, 256, 384, 512))

@@ -6,8 +6,8 @@ from torch import nn
 from vovnet.checkpoints import (
     export_weights,
     get_state_dict,
-    interpret,
     match_weights,
+    parse_checkpoint,
 )
 from vovnet.models import VoVNet
 from vovnet.utils.errors import UserError
@@ -68,7 +68,7 @@ def test_no_weights(checkpoint):
 def test_weights_that_only_a_backbone_takes():
     """Where MMEngine does not look, or behind another library's prefix."""
     weights = VoVNet('V2-19-slim-dw').state_dict()
-    theirs = export_weights(interpret(weights, 'a'), 'authors',
+    theirs = export_weights(parse_checkpoint(weights, 'a'), 'authors',
                        'backbone.bottom_up.')
     with pytest.raises(UserError, match=(
             r"a.pth: no weights .* \(it holds: model\); to start from the "
@@ -80,8 +80,8 @@ def test_weights_that_only_a_backbone_takes():
 def test_gates_that_are_added_are_not_missed():
     """timm has eSE in last blocks only; loading opens the others' gates."""
     model = nn.ModuleDict(dict(backbone=VoVNet('V2-39')))
-    timm = export_weights(interpret(VoVNet('V2-39', ese='last').state_dict(), 'a'),
-                     'timm', 'backbone.')
+    weights = VoVNet('V2-39', ese='last').state_dict()
+    timm = export_weights(parse_checkpoint(weights, 'a'), 'timm', 'backbone.')
     found = match_weights(model, {**timm, 'head.fc.weight': torch.ones(1)})
     assert not found.missing and not found.reshaped
     assert found.unexpected == ['head.fc.weight']

@@ -22,7 +22,7 @@ from vovnet.checkpoints import (
     download,
     download_weights,
     export_weights,
-    interpret,
+    parse_checkpoint,
 )
 from vovnet.utils.errors import UserError
 
@@ -149,7 +149,7 @@ def shapes(net, library, prefix=''):
 
 
 def images_of(state, source):
-    return interpret(state, source).dialect.normalization
+    return parse_checkpoint(state, source).variant.normalization
 
 
 # -- the table --------------------------------------------------------------
@@ -230,8 +230,8 @@ PADDED = dict(stem='pooled', residual='same-width', pool='padded', eps=1e-5)
     (foreign.VISION_TOOLBOX_V1._replace(norm='bn'), '', dict(
         PADDED, ese='none'))])
 def test_options_of_a_library(library, prefix, options):
-    found = interpret(shapes('39', library, prefix), 'a.pth')
-    assert found.dialect._replace(normalization=None)._asdict() == dict(
+    found = parse_checkpoint(shapes('39', library, prefix), 'a.pth')
+    assert found.variant._replace(normalization=None)._asdict() == dict(
         options, bottleneck=False, normalization=None)
     version = 'V1' if options['ese'] == 'none' else 'V2'
     assert (found.arch, found.prefix) == (f'{version}-39', prefix)
@@ -240,8 +240,8 @@ def test_options_of_a_library(library, prefix, options):
 def test_one_block_a_stage():
     """Its last block is all there is: nothing needs to be said of eSE."""
     for library in (foreign.AUTHORS, foreign.TIMM):
-        found = interpret(shapes('19-slim-dw', library), 'a.pth')
-        assert (found.arch, found.dialect.ese) == ('V2-19-slim-dw', 'all')
+        found = parse_checkpoint(shapes('19-slim-dw', library), 'a.pth')
+        assert (found.arch, found.variant.ese) == ('V2-19-slim-dw', 'all')
 
 
 @pytest.mark.parametrize('part, value', [('weight', 0.), ('bias', 3.)])
@@ -253,7 +253,7 @@ def test_gates_that_do_something_are_not_dropped(part, value):
         if f'.ese.fc.{part}' in key:
             state[key].fill_(value)
     with pytest.raises(UserError, match='timm has eSE in the last block'):
-        export_weights(interpret(state, 'a.pth'), 'timm')
+        export_weights(parse_checkpoint(state, 'a.pth'), 'timm')
 
 
 def test_channels_that_never_varied():
@@ -263,7 +263,7 @@ def test_channels_that_never_varied():
     for key in state:
         if key.endswith('running_var'):
             state[key][0] = 0
-    found = interpret({f'backbone.body.{key}': value
+    found = parse_checkpoint({f'backbone.body.{key}': value
                        for key, value in state.items()}, 'a.pth')
     plain = export_weights(found, 'authors')  # with eps
     assert all(value.isfinite().all() for value in plain.values())
@@ -276,7 +276,7 @@ def test_numbers_that_contradict_each_other():
     state = {key.replace('OSA3_', 'OSA2_'): value for key, value in shapes(
         'tiny', foreign.AUTHORS).items()}
     with pytest.raises(UserError, match="tensors like 'stage3.OSA2_1"):
-        interpret(state, 'a.pth')
+        parse_checkpoint(state, 'a.pth')
 
 
 @pytest.mark.parametrize('library', [
@@ -285,9 +285,9 @@ def test_a_part_of_a_name_is_no_prefix(library):
     """``my_stage2.`` is some other module."""
     state = shapes('tiny', library, 'my_')
     with pytest.raises(UserError, match='none of its tensors fits a VoVNet'):
-        interpret(state, 'a.pth')
+        parse_checkpoint(state, 'a.pth')
     state |= shapes('tiny', library, 'my.')
-    found = interpret(state, 'a.pth')
+    found = parse_checkpoint(state, 'a.pth')
     assert found.prefix == 'my.'
     assert sorted(found.left_out) == sorted(
         key for key in state if key.startswith('my_'))

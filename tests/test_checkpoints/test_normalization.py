@@ -1,8 +1,8 @@
-"""Images that are normalised otherwise than the weights want are refused."""
+"""Images that are normalized otherwise than the weights want are refused."""
 import foreign
 import pytest
 import torch
-from foreign import NETS, random_weights
+from foreign import NETS, assert_close, random_weights
 from mmdet.models import DetDataPreprocessor
 from mmengine.model import BaseModel
 from mmpretrain.models import ClsDataPreprocessor
@@ -12,7 +12,6 @@ from vovnet.checkpoints import (
     check_normalization,
     record_normalization,
 )
-from vovnet.checkpoints.normalization import wanted_images
 from vovnet.models import VoVNet
 from vovnet.utils.errors import UserError
 
@@ -34,7 +33,7 @@ def timm(tmp_path_factory):
 
 
 class Model(BaseModel):
-    """A backbone and what normalises its images."""
+    """A backbone and what normalizes its images."""
 
     def __init__(self, preprocessor, name='backbone', **init):
         super().__init__(preprocessor)
@@ -76,22 +75,22 @@ def test_images_as_the_weights_want_them(given, timm):
 def test_other_images_and_both_remedies(given, timm):
     """What the refusal says to do is enough."""
     text = refusal(build(given, timm))
-    wanted, has = str(Normalization.of(RGB)), str(Normalization.of(given))
-    assert text.startswith(f'VoVNet: {timm}: wants {wanted}, the model has '
+    wanted, has = (str(Normalization.from_config(c)) for c in (RGB, given))
+    assert text.startswith(f'VoVNet: {timm}: expects {wanted}, the model has '
                            f'{has}; set the former in the model, or ')
     advice = text.partition('; set ')[2]
     if sorted(given['mean']) == sorted(MEAN):
-        fold = advice.partition('init_cfg=dict(..., ')[2].partition('), or ')
+        fold = advice.partition('init_cfg=dict(..., ')[2].partition('); more')
         init = eval(f'dict({fold[0]})')
         model = build(given, timm, **init)
         check_normalization(model)
         assert_computes(model, timm)
     else:
         assert 'another mean cannot be folded' in advice
-    check_normalization(build(eval(f'dict({wanted})')['data_preprocessor'], timm))
-    assert 'init_cfg=dict(..., trained_with=dict(mean=..., std=..., ' in advice
+    right = eval(f'dict({wanted})')['data_preprocessor']
+    check_normalization(build(right, timm))
     check_normalization(build(given, timm, trained_with=given))
-    assert advice.endswith('set check_images=False in the config')
+    assert advice.endswith('; more in docs/weights.md')
 
 
 def assert_computes(model, path):
@@ -104,13 +103,12 @@ def assert_computes(model, path):
         got = model.eval()(images)
         want = foreign.evaluate(
             torch.load(path), NET, foreign.TIMM, theirs[None])
-    for a, b in zip(got, want, strict=True):
-        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+    assert_close(got, want)
 
 
 def test_folding_for_another_model(timm):
     text = refusal(build(BGR, timm, data_preprocessor=D2))
-    assert f'wants {Normalization.of(D2)}' in text
+    assert f'expects {Normalization.from_config(D2)}' in text
 
 
 def test_classifiers_have_another_word(timm):
@@ -120,39 +118,44 @@ def test_classifiers_have_another_word(timm):
     check_normalization(build(rgb, timm, ClsDataPreprocessor))
     text = refusal(build(bgr, timm, ClsDataPreprocessor))
     assert 'to_rgb=True' in text and 'bgr_to_rgb' not in text
-    check_normalization(build(bgr, timm, ClsDataPreprocessor, data_preprocessor=bgr))
+    check_normalization(build(
+        bgr, timm, ClsDataPreprocessor, data_preprocessor=bgr))
 
 
 def test_what_is_not_known_is_not_refused(timm, tmp_path):
     theirs = random_weights(NET, foreign.AUTHORS)
     torch.save(theirs, tmp_path / 'a.pth')
     check_normalization(build(D2, str(tmp_path / 'a.pth')))
-    # A pipeline normalises, or nothing is loaded.
+    # A pipeline normalizes, or nothing is loaded.
     check_normalization(Model(DetDataPreprocessor(), checkpoint=timm))
     check_normalization(Model(DetDataPreprocessor(**D2)))
+
+
+def expected_by(model):
+    return model.backbone.weight_source.normalization
 
 
 def test_what_is_trained_wants_what_it_is_trained_on(timm):
     model = build(D2, timm)
     record_normalization(model)
     check_normalization(model)
-    assert wanted_images(model.backbone) == Normalization.of(D2)
+    assert expected_by(model) == Normalization.from_config(D2)
     # Nobody knows which of two.
     model = build(RGB, timm)
     model.other = DetDataPreprocessor(**D2)
     record_normalization(model)
-    assert wanted_images(model.backbone) == Normalization.of(RGB)
-    # A pipeline normalises.
+    assert expected_by(model) == Normalization.from_config(RGB)
+    # A pipeline normalizes.
     model = Model(DetDataPreprocessor(), checkpoint=timm)
     record_normalization(model)
-    assert wanted_images(model.backbone) == Normalization.of(RGB)
+    assert expected_by(model) == Normalization.from_config(RGB)
 
 
 def test_weights_that_stay_want_what_they_wanted(timm):
     """A checkpoint of a neck alone, loaded after them."""
     model = build(BGR, timm)
     model.load_state_dict({'neck.weight': torch.ones(1)}, strict=False)
-    assert f'wants {Normalization.of(RGB)}' in refusal(model)
+    assert f'expects {Normalization.from_config(RGB)}' in refusal(model)
 
 
 def test_whole_checkpoints_count_too():
@@ -162,7 +165,7 @@ def test_whole_checkpoints_count_too():
     model = Model(DetDataPreprocessor(**RGB), 'img_backbone')
     own = {k: v.clone() for k, v in model.state_dict().items()}
     model.load_state_dict(theirs)
-    assert f'wants {Normalization.of(BGR)}' in refusal(model)
+    assert f'expects {Normalization.from_config(BGR)}' in refusal(model)
     model.load_state_dict(own)
     check_normalization(model)
     model = Model(DetDataPreprocessor(**BGR), 'img_backbone')

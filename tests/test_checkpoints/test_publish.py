@@ -120,6 +120,6 @@ def test_own_names_say_what_the_weights_assume(state, tmp_path):
     theirs, _ = convert(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'))
     ours = read_weights(str(tmp_path / 'b.pth'))
     assert ours.scheme == 'mmengine'
-    assert (ours.dialect, ours.arch) == (theirs.dialect, theirs.arch)
+    assert (ours.variant, ours.arch) == (theirs.variant, theirs.arch)
     assert load_file(str(tmp_path / 'b.pth'))['meta'] == dict(
         arch=theirs.arch, source='a.pth', scheme='authors')

@@ -3,7 +3,7 @@ import foreign
 import pytest
 import timm
 import torch
-from foreign import NETS
+from foreign import NETS, assert_close
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
@@ -40,20 +40,14 @@ def build(source, **options):
     return model.eval()
 
 
-def assert_equal(got, want):
-    for a, b in zip(got, want, strict=True):
-        assert a.shape == b.shape
-        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
-
-
 def check(state, reference, memory, scheme, *options, prefix=''):
     """Load, compare the outputs, and translate back."""
     memory['memory:a.pth'] = state
-    x = torch.randn(1, 3, 75, 64)
+    x = torch.randn(1, 3, 43, 32)
     with torch.inference_mode():
         want = reference(x)
         for each in options:
-            assert_equal(build('memory:a.pth', **each)(x), want)
+            assert_close(build('memory:a.pth', **each)(x), want)
     weights = read_weights('memory:a.pth')
     assert (weights.scheme, weights.prefix) == (scheme, prefix)
     back = export_weights(weights, scheme, prefix)

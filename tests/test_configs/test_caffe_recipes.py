@@ -150,4 +150,4 @@ def test_pretrained_weights_can_be_asked_for(file):
     assert cfg.model.backbone.init_cfg == option
     backbone = cfg.model.backbone
     backbone.pop('type')
-    assert VoVNet(**backbone).dialect['stem'] == 'strided'
+    assert VoVNet(**backbone).variant['stem'] == 'strided'

@@ -16,7 +16,7 @@ from mmengine.structures import InstanceData
 import vovnet  # noqa: F401
 from vovnet.checkpoints import KNOWN_WEIGHTS, Normalization
 from vovnet.checkpoints.metafiles import read_index
-from vovnet.checkpoints.variant import same_means
+from vovnet.checkpoints.normalization import have_same_mean
 from vovnet.models import VoVNet
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -286,10 +286,10 @@ def test_starting_weights_are_those_of_the_config(model, load):
         assert (version == '1') == ("stem='strided'" in options)
         # Where they want other images, their stem takes the difference.
         wanted = KNOWN_WEIGHTS[other['Name']].normalization
-        given = Normalization.of(cfg.data_preprocessor)
+        given = Normalization.from_config(cfg.data_preprocessor)
         folded = 'data_preprocessor' in options
         assert folded != wanted.agrees(given)
-        assert same_means(wanted, given) or not folded
+        assert have_same_mean(wanted, given) or not folded
 
 
 def test_configs_normalise_as_their_weights_want(load):
@@ -302,9 +302,9 @@ def test_configs_normalise_as_their_weights_want(load):
         if not isinstance(init, dict) or not (
                 wanted := published.get(init.get('checkpoint'))):
             continue
-        given = Normalization.of(model.data_preprocessor)
+        given = Normalization.from_config(model.data_preprocessor)
         folded = init.get('data_preprocessor')
-        assert (Normalization.of(folded) if folded else wanted
+        assert (Normalization.from_config(folded) if folded else wanted
                 ).agrees(given), name
         checked.add(Path(name).parts[0])
     assert checked >= {'faster_rcnn', 'mask_rcnn', 'fcos', 'cascade_rcnn',

@@ -256,7 +256,7 @@ def test_where_ese_sits(ese, where):
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_dialect_follows_from_the_arch(arch):
+def test_variant_follows_from_the_arch(arch):
     v1, v2 = VoVNet(arch), arch.startswith('V2')
     kinds = {type(m).__name__ for m in v1.modules()}
     assert ('ESE' in kinds) == v2
@@ -441,7 +441,7 @@ def test_what_the_backbone_has_no_use_for_is_reported(tmp_path, log):
     VoVNet(TINY, init_cfg=dict(
         type='Pretrained', checkpoint=path)).init_weights()
     assert log[-1] == (
-        'warning', f'VoVNet: {num_tensors(theirs)} tensors loaded from {path},'
+        'info', f'VoVNet: {num_tensors(theirs)} tensors loaded from {path},'
         ' 0 missing, 1 unexpected: head.fc.weight')
 
 
@@ -515,7 +515,7 @@ def test_residual_where_the_width_stays():
 def test_names_of_mmdet3d():
     model = VoVNet(arch='V-99-eSE', out_features=('stage4', 'stage5'))
     assert model.out_channels == (768, 1024) and model.strides == (16, 32)
-    assert model.dialect == VoVNet('V2-99').dialect
+    assert model.variant == VoVNet('V2-99').variant
     for name in ('19-slim-dw', '19-dw', '19-slim', '19', '39', '57'):
         assert VoVNet(f'V-{name}-eSE').out_channels == VoVNet(
             f'V2-{name}').out_channels

@@ -1,4 +1,4 @@
-"""tools/train.py and the normalisation that pretrained weights want."""
+"""tools/train.py and the normalization that pretrained weights want."""
 import sys
 
 import pytest
@@ -36,7 +36,7 @@ def test_refused_before_the_first_step(config, run_tool, tmp_path):
     run = run_tool(tmp_path, 'tools/train.py', 'c.py')
     assert run.returncode == 1, run.stdout + run.stderr
     line, = (x for x in run.stderr.splitlines() if 'error: ' in x)
-    assert line.startswith('error: VoVNet: ') and 'timm.pth: wants' in line
+    assert line.startswith('error: VoVNet: ') and 'timm.pth: expects' in line
     assert 'the model has data_preprocessor=dict(mean=[128.0, 128' in line
     assert 'Traceback' not in run.stdout + run.stderr
     assert 'Epoch(train)' not in run.stdout
@@ -51,7 +51,7 @@ def test_trains_on_request(config, run_tool, tmp_path):
     path, = tmp_path.rglob('epoch_1.pth')
     # It was trained on what the model gives, whatever timm's weights wanted.
     given = Normalization((128., ) * 3, (64., ) * 3, bgr=True)
-    assert read_weights(str(path)).dialect.normalization == given
+    assert read_weights(str(path)).variant.normalization == given
     # Which holds from now on.
     change = 'model.data_preprocessor.std=[1.0,1.0,1.0]'
     for tool, args in (('train', ['--cfg-options', f'load_from={path}']),
@@ -59,5 +59,5 @@ def test_trains_on_request(config, run_tool, tmp_path):
         run = run_tool(tmp_path, f'tools/{tool}.py', 'c.py', *args, change)
         assert run.returncode == 1, run.stdout
         line, = (x for x in run.stderr.splitlines() if 'error: ' in x)
-        assert f'checkpoint {path}: wants {given}, the model has' in line
+        assert f'checkpoint {path}: expects {given}, the model has' in line
         assert 'init_cfg' not in line

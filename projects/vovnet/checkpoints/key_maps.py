@@ -1,17 +1,7 @@
-"""The naming schemes in which VoVNet's weights exist.
+"""Naming schemes of VoVNet's weights in different libraries.
 
-Sources, read for their names only:
-- authors': stigma0617/VoVNet.pytorch@039d9dc,
-  vov-net/VoVNet-Detectron@0176f70, youngwanLEE/vovnet-detectron2@b81c813,
-  centermask2@6adabd6 and mmdet3d's VoVNet/VoVNetCP are alike below their
-  prefix; a module is called ``stem_1/conv``, so that its name holds a slash.
-- timm: huggingface/pytorch-image-models@aa4b585, ``timm/models/vovnet.py``.
-- pytorchcv 0.0.74, ``models/vovnet.py`` (osmr/imgclsmob).
-- vision-toolbox: gau-nernst/vision-toolbox, ``bn`` at 9766357 (files of 2022),
-  ``norm`` since 68894b3 (files of 2023).
-
-A scheme is a row of a table. Names are parsed with one row and written with
-another, so that a translation there and back is the identity.
+Names are parsed with one row of a table and written with another, so that a
+translation there and back is the identity.
 """
 import re
 from collections.abc import Iterable
@@ -20,12 +10,12 @@ from typing import NamedTuple
 
 
 class Scheme(NamedTuple):
-    """How one library names the tensors of a VoVNet.
+    """One library's names for the tensors of a VoVNet.
 
-    The first six fields are what stands before the leaf. In them S is the
-    paper's stage (2..5), B the block (1..), L the layer (0..) and I the stem
-    convolution (0..); ``{S-2}`` is that number less two. An empty string says
-    that the library has no such part.
+    The first six fields are what precedes the leaf: S is the paper's stage
+    (2..5), B the block (1..), L the layer (0..) and I the stem convolution
+    (0..); ``{S-2}`` is that number less two. An empty string says that the
+    library has no such part.
 
     Attributes:
         stem: A stem convolution.
@@ -33,7 +23,7 @@ class Scheme(NamedTuple):
         reduction: The 1x1 convolution before a depthwise block's layers.
         aggregation: The 1x1 convolution behind the concatenation.
         ese: The layer of eSE.
-        classifier: The linear layer of a classification network.
+        classifier: The linear layer of a classifier.
         conv: Leaf of a convolution.
         norm: Leaf of its norm.
         dw: Leaf of a depthwise convolution.
@@ -59,6 +49,8 @@ SCHEMES = {
         'stage{S}.block{B}.reduction.', 'stage{S}.block{B}.aggregation.',
         'stage{S}.block{B}.ese.fc.', 'head.fc.', dw='depthwise_conv.conv',
         pw='pointwise_conv.conv', pw_norm='pointwise_conv.bn'),
+    # A module's own name holds a slash there, as in ``stem_1/conv``. Projects
+    # that build on the authors' code have these names behind other prefixes.
     'authors': Scheme(
         'stem.stem_{I+1}/',
         'stage{S}.OSA{S}_{B}.layers.{L}.OSA{S}_{B}_{L}/',
@@ -81,6 +73,7 @@ SCHEMES = {
         'stages.{S-2}.module_{B-1}.out_conv.',
         'stages.{S-2}.module_{B-1}.ese.linear.', '', norm='norm'),
 }
+# Files of 2022; `norm` since 68894b3 of gau-nernst/vision-toolbox.
 SCHEMES['vision-toolbox-2022'] = SCHEMES['vision-toolbox']._replace(norm='bn')
 # Group norm, as mmcv's ConvModule names it.
 SCHEMES['mmengine-gn'] = SCHEMES['mmengine']._replace(
@@ -90,8 +83,8 @@ _PARTS = Scheme._fields[:6]
 _LEAVES = Scheme._fields[6:]
 
 
-class Name(NamedTuple):
-    """What a tensor is, whatever it is called.
+class TensorName(NamedTuple):
+    """Name of a tensor in no library's words.
 
     Attributes:
         part: One of the parts of :class:`Scheme`.
@@ -106,8 +99,8 @@ class Name(NamedTuple):
 
 
 @lru_cache
-def _patterns(scheme: Scheme) -> list[tuple[str, re.Pattern, dict]]:
-    """For each part, an expression for its names and what to subtract."""
+def _compile(scheme: Scheme) -> list[tuple[str, re.Pattern, dict[str, int]]]:
+    """Compile a pattern for each part, with what to subtract by letter."""
     out = []
     for part, template in zip(_PARTS, scheme):
         if not template:
@@ -127,92 +120,76 @@ def _patterns(scheme: Scheme) -> list[tuple[str, re.Pattern, dict]]:
     return out
 
 
-def parse(key: str, scheme: Scheme) -> Name | None:
-    """Understand a tensor's name, or return None."""
-    for part, pattern, shifts in _patterns(scheme):
+def parse_name(key: str, scheme: Scheme) -> TensorName | None:
+    """Parse a tensor's name; None if it is not of the scheme."""
+    for part, pattern, shifts in _compile(scheme):
         if found := pattern.fullmatch(key):
-            leaf = found['leaf'] if 'leaf' in pattern.groupindex else ''
+            leaf = found.groupdict().get('leaf', '')
             if leaf:
-                # timm calls both norms alike, so they are told apart later.
+                # timm has one name for both norms, told apart by is_separable.
                 leaf = _LEAVES[scheme[6:].index(leaf)].removeprefix('pw_')
-            return Name(part, tuple((letter, int(found[letter]) - shift)
-                                    for letter, shift in shifts.items()),
-                        leaf, found['kind'])
+            place = tuple((letter, int(found[letter]) - shift)
+                          for letter, shift in shifts.items())
+            return TensorName(part, place, leaf, found['kind'])
     return None
 
 
-def write(name: Name, scheme: Scheme, separable: bool) -> str | None:
-    """Name a tensor, or return None if the library has no such part.
+def format_name(name: TensorName, scheme: Scheme, is_separable: bool = False
+                ) -> str | None:
+    """Format a tensor's name; None if the library has no such part.
 
-    Args:
-        name: What the tensor is.
-        scheme: In whose names.
-        separable: Whether its convolution is depthwise separable.
+    ``is_separable`` tells whether its convolution is depthwise separable.
     """
     template = getattr(scheme, name.part)
-    leaf = 'pw_norm' if separable and name.leaf == 'norm' else name.leaf
+    leaf = 'pw_norm' if is_separable and name.leaf == 'norm' else name.leaf
     leaf = leaf and getattr(scheme, leaf)
     if not template or name.leaf and not leaf:
         return None
     place = dict(name.place)
-    begin = re.sub(r'\{(\w)([+-]\d)?\}', lambda m: str(
-        place[m[1]] + int(m[2] or 0)), template)
+    begin = re.sub(r'\{(\w)([+-]\d)?\}',
+                   lambda m: str(place[m[1]] + int(m[2] or 0)), template)
     return f'{begin}{leaf}.{name.kind}' if leaf else f'{begin}{name.kind}'
 
 
-def translate(keys: Iterable[str], source: str, target: str
-              ) -> dict[str, str | None]:
-    """Names of one scheme in another.
+def map_keys(keys: Iterable[str], source: str, target: str
+             ) -> dict[str, str | None]:
+    """Map names of one scheme to those of another.
 
-    Args:
-        keys: Tensors' names without a prefix.
-        source: Their scheme, a key of :data:`SCHEMES`.
-        target: The scheme wanted.
-
-    Returns:
-        dict[str, str | None]: For each name that the source's scheme
-        explains, the target's; None where the target has no such part.
+    Names have no prefix. Those that the source's scheme does not explain are
+    left out; None stands where the target has no such part.
     """
-    names = {key: parse(key, SCHEMES[source]) for key in keys}
+    names = {key: parse_name(key, SCHEMES[source]) for key in keys}
     separable = {name[:2] for name in names.values()
                  if name and name.leaf in ('dw', 'pw')}
-    return {key: write(name, SCHEMES[target], name[:2] in separable)
+    return {key: format_name(name, SCHEMES[target], name[:2] in separable)
             for key, name in names.items() if name}
 
 
-def detect(keys: Iterable[str]) -> list[tuple[str, str]]:
-    """Find the VoVNets among a file's tensors.
+def find_vovnets(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """Find scheme and prefix of each VoVNet among a file's names.
 
-    Args:
-        keys: All names in the file.
-
-    Returns:
-        list[tuple[str, str]]: The scheme and the prefix of each. A VoVNet is
-        known by the aggregation of its first block, and its norm.
+    A VoVNet is recognized by the norm of its first block's aggregation.
     """
-    keys = set(keys)
-    found = []
-    for scheme, row in SCHEMES.items():
-        first = Name('aggregation', (('S', 2), ('B', 1)), 'norm', 'weight')
-        sign = write(first, row, separable=False)
-        found += [(scheme, key.removesuffix(sign)) for key in sorted(keys)
-                  if key.endswith(sign)]
-    # Without affine norms there is still a convolution. Only own files can be
-    # so.
-    sign = write(first._replace(leaf='conv'), SCHEMES['mmengine'],
-                 separable=False)
+    keys = sorted(keys)
+    norm = TensorName('aggregation', (('S', 2), ('B', 1)), 'norm', 'weight')
+    found = [(scheme, prefix) for scheme, row in SCHEMES.items()
+             for prefix in _find_prefixes(keys, format_name(norm, row))]
+    # Norms without weights occur in this project's files only.
     known = {prefix for _, prefix in found}
-    found += [('mmengine', key.removesuffix(sign)) for key in sorted(keys)
-              if key.endswith(sign) and key.removesuffix(sign) not in known]
+    conv = format_name(norm._replace(leaf='conv'), SCHEMES['mmengine'])
+    return found + [('mmengine', prefix) for prefix
+                    in _find_prefixes(keys, conv) if prefix not in known]
+
+
+def _find_prefixes(keys: Iterable[str], name: str) -> list[str]:
+    prefixes = [key.removesuffix(name) for key in keys if key.endswith(name)]
     # 'my_stage2.block1...' is not ours with the prefix 'my_'.
-    return [(scheme, prefix) for scheme, prefix in found
+    return [prefix for prefix in prefixes
             if not prefix or prefix.endswith('.')]
 
 
-def own_scheme(keys: Iterable[str]) -> str:
-    """This project's scheme for tensors that are named ``keys`` elsewhere.
-
-    Without running statistics the norms are group norms.
-    """
+def choose_own_scheme(keys: Iterable[str]) -> str:
+    """Choose this project's scheme for the tensors of another library."""
+    # Norms without running statistics are group norms.
     return ('mmengine' if any(k.endswith('running_mean') for k in keys)
             else 'mmengine-gn')

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlparse
 
 from .download import get_cache_name
-from .variant import Normalization
+from .normalization import Normalization
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 IMAGENET = Normalization(_MEAN, _STD, bgr=False)

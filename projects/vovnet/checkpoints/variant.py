@@ -1,12 +1,10 @@
-"""What a VoVNet's weights assume and their names do not tell.
+"""Backbone options that cannot be inferred from weight names.
 
-Own work; the differences between the libraries were read in their code (see
-:mod:`.schemes`) and are in the table of :class:`vovnet.models.VoVNet`.
-maskrcnn-benchmark's frozen batch norm has no eps
-(``maskrcnn_benchmark/layers/batch_norm.py``).
+They follow from the library that named the weights (see the table of
+:class:`vovnet.models.VoVNet`), or are saved with the weights.
 """
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,91 +13,15 @@ from torch import Tensor
 from ..models import arch_settings
 from ..models.backbones.vovnet import Arch
 from ..utils.errors import UserError
+from .normalization import Normalization, have_same_mean
+
+OPTIONS = ('stem', 'residual', 'ese', 'pool', 'bottleneck')
 
 
-class Normalization(NamedTuple):
-    """What was done to the images.
+class Variant(NamedTuple):
+    """Options of VoVNet, eps of its norms and normalization of its images.
 
-    Attributes:
-        mean: Subtracted from pixels of 0..255, one number per channel in the
-            order in which the network sees them.
-        std: What they were divided by.
-        bgr: Whether that order is BGR.
-    """
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    bgr: bool
-
-    @classmethod
-    def of(cls, cfg: Mapping, name: str = 'data_preprocessor'
-           ) -> 'Normalization':
-        """Read a config of mmdet's ``DetDataPreprocessor``.
-
-        Args:
-            cfg: Has ``mean`` and ``std`` and, if images are turned from BGR,
-                in which mmcv reads them, to RGB, ``bgr_to_rgb=True``
-                (mmpretrain's name for it is ``to_rgb``).
-            name: What it is called, for the message of an error.
-
-        Raises:
-            UserError: Unless mean and std have as many numbers.
-        """
-        given = dict(cfg) if isinstance(cfg, Mapping) else {}
-        try:
-            mean, std = (tuple(map(float, given[key]))
-                         for key in ('mean', 'std'))
-        except (KeyError, TypeError, ValueError):
-            mean = std = ()
-        if not mean or len(mean) != len(std) or min(std) <= 0:
-            raise UserError(
-                f'{name}={given or cfg}: needs mean and std (positive), a '
-                'number for each channel, and bgr_to_rgb where it is True')
-        # Whatever it is called, the channels of mmcv's BGR images are turned.
-        return cls(mean, std, not any(map(
-            given.get, ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb'))))
-
-    def agrees(self, other: 'Normalization') -> bool:
-        """Whether a network takes images of one for those of the other.
-
-        ImageNet's mean of blue is written 103.53, 102.98 and 104: means may
-        differ by 1.5 of 255 grey levels, deviations by a hundredth.
-        """
-        return self.bgr == other.bgr and all(
-            abs(a - b) <= 1.5 for a, b in _pairs(self.mean, other.mean)
-        ) and all(abs(a - b) <= 0.01 * a
-                  for a, b in _pairs(self.std, other.std))
-
-    def __str__(self) -> str:
-        return (f'data_preprocessor=dict(mean={list(self.mean)}, '
-                f'std={list(self.std)}, bgr_to_rgb={not self.bgr})')
-
-
-def _pairs(a: Sequence[float], b: Sequence[float]
-           ) -> Iterator[tuple[float, float]]:
-    """Numbers of two lists, channel by channel; one serves all channels."""
-    channels = max(len(a), len(b))
-    return zip(*(values * channels if len(values) == 1 else values
-                 for values in (a, b)))
-
-
-def same_means(a: Normalization, b: Normalization) -> bool:
-    """Whether the means agree, whichever order the channels have."""
-    return len(a.mean) == len(b.mean) and all(
-        abs(x - y) <= 1e-2
-        for x, y in zip(a.mean, b.mean[::1 if a.bgr == b.bgr else -1]))
-
-
-class Dialect(NamedTuple):
-    """Options of a backbone, as its weights were trained; None if unknown.
-
-    Attributes:
-        stem: As in :class:`vovnet.models.VoVNet`.
-        residual: As there.
-        ese: As there.
-        pool: As there.
-        bottleneck: As there.
-        eps: Of batch norm.
-        normalization: Of the images.
+    None stands for what is unknown.
     """
     stem: str | None = None
     residual: bool | str | None = None
@@ -110,8 +32,8 @@ class Dialect(NamedTuple):
     normalization: Normalization | None = None
 
     @classmethod
-    def of(cls, saved: Mapping) -> 'Dialect':
-        """Read what :meth:`to_dict` wrote, or VoVNet beside its tensors."""
+    def from_dict(cls, saved: Mapping[str, Any]) -> 'Variant':
+        """Read what :meth:`to_dict` or ``VoVNet.get_variant`` returned."""
         known = {k: v for k, v in saved.items() if k in cls._fields}
         if known.get('normalization'):
             mean, std, bgr = known['normalization']
@@ -120,251 +42,210 @@ class Dialect(NamedTuple):
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, without what is unknown."""
-        out = {k: v for k, v in self._asdict().items() if v is not None}
+        """Return the known options as plain lists and numbers."""
+        known = {k: v for k, v in self._asdict().items() if v is not None}
         if self.normalization:
-            mean, std, bgr = self.normalization
-            out['normalization'] = [list(mean), list(std), bgr]
-        return out
+            known['normalization'] = self.normalization.to_list()
+        return known
 
 
-OPTIONS = ('stem', 'residual', 'ese', 'pool', 'bottleneck')
+def infer_arch(weights: Mapping[str, Tensor]) -> Arch:
+    """Infer an architecture from the weights' names and shapes.
 
-
-def structure(weights: Mapping[str, Tensor]) -> Arch:
-    """Read the numbers of an architecture off its weights.
-
-    Args:
-        weights: Tensors of a VoVNet, in this project's names.
-
-    Returns:
-        Arch: Its tuples have one number per stage that has weights. Stem,
-        residual and eSE are left at their defaults.
+    Stem, residual and ese are left at their defaults.
 
     Raises:
-        UserError: If a stage or a block is not whole.
+        UserError: If a stage or a block is incomplete.
     """
     try:
-        return _structure(weights)
+        return _infer_arch(weights)
     except KeyError as error:
         raise UserError(
-            f'a VoVNet of which {error} is missing; get the whole file'
+            f'holds a VoVNet of which {error} is missing; get the whole file'
         ) from error
 
 
-def _structure(weights: Mapping[str, Tensor]) -> Arch:
+def _infer_arch(weights: Mapping[str, Tensor]) -> Arch:
     depthwise = 'stem.1.pointwise_conv.conv.weight' in weights
-    stem = [weights['stem.0.conv.weight'].shape[0]]
-    for i in (1, 2):
-        leaf = 'pointwise_conv.conv' if depthwise else 'conv'
-        stem.append(weights[f'stem.{i}.{leaf}.weight'].shape[0])
-    layers, blocks = {}, {}
+    leaf = 'pointwise_conv.conv' if depthwise else 'conv'
+    stem = [weights[f'stem.{name}.weight'].shape[0]
+            for name in ('0.conv', f'1.{leaf}', f'2.{leaf}')]
+    num_layers_of, num_blocks_of = {}, {}  # by stage
     for key in weights:
         if found := re.match(r'stage(\d)\.block(\d+)\.(?:layers\.(\d+))?',
                              key):
             stage, block = int(found[1]), int(found[2])
-            blocks[stage] = max(block, blocks.get(stage, 0))
-            layers[stage] = max(int(found[3] or 0) + 1, layers.get(stage, 0))
-    num_layers = max(layers.values(), default=0)
-    stages = range(2, max(blocks, default=2) + 1)
+            layer = int(found[3] or 0)
+            num_blocks_of[stage] = max(block, num_blocks_of.get(stage, 0))
+            num_layers_of[stage] = max(layer + 1, num_layers_of.get(stage, 0))
+    num_layers = max(num_layers_of.values(), default=0)
+    stages = range(2, max(num_blocks_of, default=2) + 1)
     widths, aggregated, inputs = [], [], stem[-1]
     for stage in stages:
-        out, concatenated = weights[
+        outputs, concatenated = weights[
             f'stage{stage}.block1.aggregation.conv.weight'].shape[:2]
-        if layers[stage] < num_layers:
-            raise KeyError(f'stage{stage}.block1.layers.{layers[stage]}')
+        if num_layers_of[stage] < num_layers:
+            raise KeyError(
+                f'stage{stage}.block1.layers.{num_layers_of[stage]}')
         widths.append((concatenated - inputs) // num_layers)
-        aggregated.append(inputs := out)
-    return Arch(tuple(map(blocks.get, stages)), num_layers, tuple(widths),
-                tuple(aggregated), tuple(stem), depthwise)
+        aggregated.append(outputs)
+        inputs = outputs
+    return Arch(tuple(map(num_blocks_of.get, stages)), num_layers,
+                tuple(widths), tuple(aggregated), tuple(stem), depthwise)
 
 
-def cut(arch: Arch, stages: int) -> Arch:
-    """The same architecture with its first stages only."""
-    return arch._replace(**{
-        field: tuple(getattr(arch, field))[:stages]
+def truncate_arch(arch: Arch, num_stages: int) -> Arch:
+    """Keep the first stages of an architecture, with its numbers as tuples."""
+    return arch._replace(stem_channels=tuple(arch.stem_channels), **{
+        field: tuple(getattr(arch, field))[:num_stages]
         for field in ('num_blocks', 'stage_channels', 'aggregated_channels')})
 
 
-def same_structure(a: Arch, b: Arch) -> bool:
-    """Whether all numbers agree; options do not count."""
-    return all(_plain(getattr(a, field)) == _plain(getattr(b, field))
-               for field in Arch._fields[:6])
+def have_same_structure(a: Arch, b: Arch) -> bool:
+    """Tell whether all but the options of two architectures agree."""
+    return a[:6] == b[:6]
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, Sequence) else value
+def find_arch_name(arch: Arch, ese: str | None) -> str | dict:
+    """Return VoVNet's value of ``arch``: a name, or a dict if there is none.
 
-
-def arch_name(arch: Arch, ese: str | None) -> str | dict:
-    """The value of ``arch`` that builds such a network.
-
-    Args:
-        arch: As :func:`structure` returns it.
-        ese: Tells V1 from V2 where both have these numbers.
-
-    Returns:
-        str | dict: A name of ``arch_settings``; a dict if there is none.
+    ``ese`` tells V1 from V2 where both have these numbers.
     """
-    names = [name for name, spec in arch_settings.items()
-             if same_structure(arch, spec)]
+    names = [name for name, known in arch_settings.items()
+             if have_same_structure(arch, known)]
     if len(names) > 1:
-        names = [n for n in names if n.startswith(
-            'V1' if ese == 'none' else 'V2')]
-    plain = Arch((1, ))
-    return names[0] if names else {
-        field: value for field, value in arch._asdict().items()
-        if field == 'num_blocks' or value != getattr(plain, field)}
+        version = 'V1' if ese == 'none' else 'V2'
+        names = [name for name in names if name.startswith(version)]
+    if names:
+        return names[0]
+    default = Arch((1, ))
+    return {field: value for field, value in arch._asdict().items()
+            if field == 'num_blocks' or value != getattr(default, field)}
 
 
-def ese_of(weights: Mapping[str, Tensor], arch: Arch) -> str | None:
-    """Where eSE sits: 'none', 'last', 'all', or None for anything else."""
-    has = {(stage, block) for stage, block in _blocks(arch)
-           if f'stage{stage}.block{block}.ese.fc.weight' in weights}
-    return next((ese for ese in ('none', 'all', 'last')
-                 if has == ese_blocks(arch, ese)), None)
+def find_ese(weights: Mapping[str, Tensor], arch: Arch) -> str | None:
+    """Tell which blocks have eSE: 'none', 'last', 'all'; None for others."""
+    found = {(stage, block) for stage, block in _list_blocks(arch)
+             if f'stage{stage}.block{block}.ese.fc.weight' in weights}
+    for ese in ('none', 'all', 'last'):
+        if found == _list_ese_blocks(arch, ese):
+            return ese
+    return None
 
 
-def _blocks(arch: Arch) -> list[tuple[int, int]]:
-    """(stage, block) of every block, counted as in their names."""
+def _list_blocks(arch: Arch) -> list[tuple[int, int]]:
+    """List (stage, block), numbered as in the names of weights."""
     return [(stage, block) for stage, num in enumerate(arch.num_blocks, 2)
             for block in range(1, num + 1)]
 
 
-def ese_blocks(arch: Arch, ese: str) -> set[tuple[int, int]]:
-    """(stage, block) of the blocks with eSE."""
-    return {(stage, block) for stage, block in _blocks(arch)
+def _list_ese_blocks(arch: Arch, ese: str) -> set[tuple[int, int]]:
+    return {(stage, block) for stage, block in _list_blocks(arch)
             if ese == 'all' or
             ese == 'last' and block == arch.num_blocks[stage - 2]}
 
 
-def residual_blocks(arch: Arch, residual: bool | str
-                    ) -> set[tuple[int, int]]:
-    """(stage, block) of the blocks with an identity connection."""
+def _list_residual_blocks(arch: Arch, residual: bool | str
+                          ) -> set[tuple[int, int]]:
     widths = [arch.stem_channels[-1], *arch.aggregated_channels]
-    return {(stage, block) for stage, block in _blocks(arch)
+    return {(stage, block) for stage, block in _list_blocks(arch)
             if residual and block > 1 or residual == 'same-width'
             and widths[stage - 2] == widths[stage - 1]}
 
 
-def same_option(option: str, a: Any, b: Any, arch: Arch) -> bool:
-    """Whether two values of an option give the same network."""
+def are_equivalent(option: str, a: Any, b: Any, arch: Arch) -> bool:
+    """Tell whether two values of an option build the same network."""
     if option == 'ese':
-        return ese_blocks(arch, a) == ese_blocks(arch, b)
+        return _list_ese_blocks(arch, a) == _list_ese_blocks(arch, b)
     if option == 'residual':
-        return residual_blocks(arch, a) == residual_blocks(arch, b)
+        return _list_residual_blocks(arch, a) == _list_residual_blocks(arch, b)
     return a == b
 
 
 def add_open_gates(weights: Mapping[str, Tensor], arch: Arch
                    ) -> dict[str, Tensor]:
-    """Give eSE to the blocks that have none, without any effect.
+    """Add eSE without effect to the blocks that have none.
 
     ``hardsigmoid(0 * x + 3)`` is exactly 1, and its gradient is 0. In training
-    it is weight decay that moves a bias below 3, from where the gate learns.
-
-    Args:
-        weights: Tensors in this project's names.
-        arch: Their architecture.
-
-    Returns:
-        dict[str, Tensor]: With ``fc.weight`` 0 and ``fc.bias`` 3 added.
+    weight decay moves the bias below 3, from where the gate learns.
     """
     out = dict(weights)
-    for stage, block in _blocks(arch):
-        begin = f'stage{stage}.block{block}.'
-        like = weights[f'{begin}aggregation.conv.weight']
+    for stage, block in _list_blocks(arch):
+        prefix = f'stage{stage}.block{block}.'
+        like = weights[f'{prefix}aggregation.conv.weight']
         width = like.shape[0]
-        out.setdefault(f'{begin}ese.fc.weight',
+        out.setdefault(f'{prefix}ese.fc.weight',
                        like.new_zeros(width, width, 1, 1))
-        out.setdefault(f'{begin}ese.fc.bias', like.new_full((width, ), 3))
+        out.setdefault(f'{prefix}ese.fc.bias', like.new_full((width, ), 3))
     return out
 
 
-def without_open_gates(weights: Mapping[str, Tensor], arch: Arch
-                       ) -> dict[str, Tensor]:
-    """Undo :func:`add_open_gates`: drop eSE without effect from blocks that
-    are not the last of their stage.
-    """
+def drop_open_gates(weights: Mapping[str, Tensor], arch: Arch
+                    ) -> dict[str, Tensor]:
+    """Undo :func:`add_open_gates` in all but the last blocks of stages."""
     out = dict(weights)
-    for stage, block in ese_blocks(arch, 'all') - ese_blocks(arch, 'last'):
-        begin = f'stage{stage}.block{block}.ese.fc.'
-        if not weights[f'{begin}weight'].any() and \
-                (weights[f'{begin}bias'] == 3).all():
-            del out[f'{begin}weight'], out[f'{begin}bias']
+    for stage, block in _list_blocks(arch):
+        prefix = f'stage{stage}.block{block}.ese.fc.'
+        if block < arch.num_blocks[stage - 2] and \
+                not weights[f'{prefix}weight'].any() and \
+                (weights[f'{prefix}bias'] == 3).all():
+            del out[f'{prefix}weight'], out[f'{prefix}bias']
     return out
 
 
-def change_eps(weights: Mapping[str, Tensor], eps: float, new: float
+def change_eps(weights: Mapping[str, Tensor], old: float, new: float
                ) -> dict[str, Tensor]:
-    """Make batch norm with another eps compute the same.
+    """Rescale batch norm so that another eps computes the same.
 
-    The scale takes the ratio of the two deviations, which is exact to
-    rounding also where the variance is smaller than eps.
-
-    Args:
-        weights: Tensors in this project's names.
-        eps: That of the weights.
-        new: That of the network they are going into.
-
-    Returns:
-        dict[str, Tensor]: With other ``bn.weight``.
+    This is exact to rounding, also where the variance is smaller than eps.
 
     Raises:
-        UserError: If there is none.
+        UserError: If a batch norm has no weight to rescale.
     """
     out = dict(weights)
     for key, var in weights.items():
-        if key.endswith('.running_var'):
-            name = f'{key.removesuffix("running_var")}weight'
-            if name not in weights:
-                raise UserError(
-                    f'has no {name}, which could take up another eps; set '
-                    f'norm_cfg=dict(..., eps={eps}) in the backbone')
-            var = var.double()
-            ratio = ((var + new) / (var + eps)).sqrt()
-            # A channel that never varied: its output is its bias.
-            ratio[var + eps == 0] = 1
-            out[name] = (out[name].double() * ratio).to(_whole(out[name]))
+        if not key.endswith('.running_var'):
+            continue
+        name = f'{key.removesuffix("running_var")}weight'
+        if name not in weights:
+            raise UserError(
+                f'has no {name}, which could take up another eps; set '
+                f'norm_cfg=dict(..., eps={old}) in the backbone')
+        var = var.double()
+        ratio = ((var + new) / (var + old)).sqrt()
+        # A channel that never varied: its output is its bias.
+        ratio[var + old == 0] = 1
+        out[name] = (out[name].double() * ratio).to(_widen(out[name].dtype))
     return out
 
 
 def fold_normalization(weights: Mapping[str, Tensor], trained: Normalization,
                        given: Normalization) -> dict[str, Tensor]:
-    """Let a network read images that are normalised otherwise.
+    """Fold another normalization into the first convolution.
 
-    1/std and the order of the channels go into the first convolution, which
-    is exact. The mean cannot: images are padded with zeros after it has been
-    subtracted.
-
-    Args:
-        weights: Tensors in this project's names.
-        trained: What the weights were trained with.
-        given: What the images are going to have.
-
-    Returns:
-        dict[str, Tensor]: With another ``stem.0.conv.weight``.
+    This is exact for std and the order of channels. It is impossible for the
+    mean, as images are padded with zeros after its subtraction.
 
     Raises:
         UserError: If the means differ.
     """
-    step = -1 if trained.bgr != given.bgr else 1
-    std = given.std[::step]
-    if not same_means(trained, given):
+    if not have_same_mean(trained, given):
         raise UserError(
             f'the mean must be that of the weights, {list(trained.mean)} '
             f'({"BGR" if trained.bgr else "RGB"}), it cannot be folded into '
             f'the stem: trained with {trained}, given {given}')
-    first = weights['stem.0.conv.weight']
-    std, trained_std = torch.tensor(
-        (std, trained.std), dtype=torch.double, device=first.device)
-    ratio = std / trained_std
-    folded = first.double() * ratio[:, None, None]
-    return {**weights, 'stem.0.conv.weight':
-            (folded.flip(1) if step < 0 else folded).to(_whole(first))}
+    is_swapped = trained.bgr != given.bgr
+    given_std = given.std[::-1] if is_swapped else given.std
+    key = 'stem.0.conv.weight'
+    weight = weights[key]
+    numerator, denominator = torch.tensor(
+        (given_std, trained.std), dtype=torch.double, device=weight.device)
+    folded = weight.double() * (numerator / denominator)[:, None, None]
+    if is_swapped:
+        folded = folded.flip(1)
+    return {**weights, key: folded.to(_widen(weight.dtype))}
 
 
-def _whole(weight: Tensor) -> torch.dtype:
-    """A weight's type, but not half: its precision is not enough for what is
-    exact in another."""
-    return torch.promote_types(weight.dtype, torch.float32)
+def _widen(dtype: torch.dtype) -> torch.dtype:
+    """At least float32: the result is not exact in half precision."""
+    return torch.promote_types(dtype, torch.float32)

@@ -12,7 +12,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 from ...checkpoints import get_state_dict, match_weights
-from ...checkpoints.compare import use_of
+from ...checkpoints.compare import suggest_use
 from ...utils.errors import UserError
 from ..checks.common import abbreviate
 
@@ -75,7 +75,7 @@ class LoadCheckHook(Hook):
         if not found.loaded or exact and not found.complete:
             raise UserError(
                 f'{name}: is of another model ({found}); '
-                + (not exact and use_of(state) or
+                + (not exact and suggest_use(state) or
                    'use the config that it was trained with'))
         if exact:
             self._check_classes(runner, checkpoint.get('meta') or {}, name)

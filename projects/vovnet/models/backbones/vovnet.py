@@ -13,20 +13,19 @@ The paper's network and the released ones differ in four things, which are
 options here, not classes: the stem, the identity connection, where eSE sits,
 and the border of the max-pools. See :class:`VoVNet`.
 
-Imports nothing but torch, mmengine and mmcv.cnn, and registers in MMEngine's
-root registry, so that every OpenMMLab library can build ``type='VoVNet'``.
-Other libraries' weights are read by what ``vovnet.checkpoints`` registers.
+Registered in MMEngine's root registry, so that every OpenMMLab library can
+build ``type='VoVNet'``.
 """
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
 from mmengine.model import BaseModule
-from mmengine.registry import FUNCTIONS, MODELS, WEIGHT_INITIALIZERS
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -279,10 +278,10 @@ class VoVNet(BaseModule):
             of mmdet3d's VoVNetCP: 'stage2' to 'stage5'.
 
     Attributes:
-        dialect (dict): The options stem, residual, ese, pool and bottleneck.
+        variant (dict): The options stem, residual, ese, pool and bottleneck.
             They are saved with the weights (in ``_metadata`` of the state
-            dict), beside the norms' eps and, where it is known, how the
-            weights want images to be normalised.
+            dict), with the norms' eps and, if known, the normalization of
+            images that the weights expect.
         out_channels (tuple[int]): Channels of each output.
         strides (tuple[int]): Stride of each output, in pixels of the input.
 
@@ -344,6 +343,7 @@ class VoVNet(BaseModule):
             _check_choice('out_indices', index, range(num_stages))
 
         self.arch = arch
+        self.spec = spec
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -389,9 +389,10 @@ class VoVNet(BaseModule):
         self.out_channels = tuple(
             spec.aggregated_channels[i] for i in self.out_indices)
         self.strides = tuple(2**(i + 2) for i in self.out_indices)
-        self.dialect = dict(stem=stem, residual=residual, ese=ese, pool=pool,
+        self.variant = dict(stem=stem, residual=residual, ese=ese, pool=pool,
                             bottleneck=bottleneck)
-        self._register_state_dict_hook(_save_dialect)
+        self.weight_source = None  # see vovnet.checkpoints.normalization
+        self._register_state_dict_hook(_save_variant)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -470,8 +471,10 @@ class VoVNet(BaseModule):
                     'checkpoint and, optionally, prefix, map_location, '
                     'data_preprocessor and trained_with, got '
                     f'{", ".join(cfg)}')
-            WEIGHT_INITIALIZERS.build(
-                dict(cfg, type='PretrainedVoVNet'))(self)
+            # vovnet.checkpoints imports this module.
+            from ...checkpoints.pretrained import PretrainedVoVNet
+            options = {k: v for k, v in cfg.items() if k != 'type'}
+            PretrainedVoVNet(**options)(self)
         self._is_init = True
 
     def _freeze_stages(self) -> None:
@@ -485,17 +488,32 @@ class VoVNet(BaseModule):
     def _load_from_state_dict(self, state_dict: dict, prefix: str,
                               local_metadata: dict, *args) -> None:
         """Also take other libraries' names, refuse other options' weights."""
-        FUNCTIONS.get('read_into_vovnet')(
-            self, state_dict, prefix, local_metadata)
+        from ...checkpoints.weights import convert_before_loading
+        convert_before_loading(self, state_dict, prefix, local_metadata)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, *args)
 
 
-def _save_dialect(module: VoVNet, state_dict: dict, prefix: str,
+def get_variant(model: VoVNet) -> dict[str, Any]:
+    """Return what the names of a backbone's weights do not tell.
+
+    That is its variant, the eps of its batch norms, and the normalization of
+    images that its weights expect, if known.
+    """
+    known = dict(model.variant)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            known['eps'] = module.eps
+            break
+    source = model.weight_source
+    if source and source.normalization:
+        known['normalization'] = source.normalization.to_list()
+    return known
+
+
+def _save_variant(module: VoVNet, state_dict: dict, prefix: str,
                   local_metadata: dict) -> None:
-    """Save with the weights what the tensors' names do not tell."""
-    local_metadata['dialect'] = FUNCTIONS.module_dict[
-        'dialect_of_vovnet'](module)
+    local_metadata['dialect'] = get_variant(module)
 
 
 def _stages(out_features: Sequence[str], out_indices: Sequence[int] | None,
