@@ -1,7 +1,6 @@
 """The paper's Figure 2: ``aggregation_weights.py CONFIG CHECKPOINT``.
 
-Draws by which weights the layers of each OSA or dense block of a trained
-model take their sources (:mod:`vovnet.analysis`).
+Draws the weights of the layers of each OSA or dense block for their sources.
 """
 import argparse
 import os
@@ -15,8 +14,8 @@ from vovnet.analysis.aggregation_weights import (
     draw_blocks,
     write_csv,
 )
-from vovnet.engine import build as networks
 from vovnet.engine import launch
+from vovnet.engine.build import PARTS, load_any_config, load_network
 from vovnet.utils.errors import UserError, report_user_errors
 
 SUFFIXES = ('.png', '.pdf', '.svg')
@@ -33,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         'aggregation_weights.png)')
     parser.add_argument('--csv', metavar='FILE', help='write the numbers')
     parser.add_argument(
-        '--part', choices=networks.PARTS, default='detector',
+        '--part', choices=PARTS, default='detector',
         help='what has to match the checkpoint: the whole model (default) or '
         'its backbone alone')
     return parser.parse_args()
@@ -48,15 +47,15 @@ def main() -> None:
     for option, file in ('--out', args.out), ('--csv', args.csv):
         if file:
             launch.check_work_dir(os.path.dirname(file) or '.', option)
-    cfg = networks.load_any_config(args.config, args.cfg_options)
+    cfg = load_any_config(args.config, args.cfg_options)
     blocks = compute_aggregation_weights(
-        networks.load_network(cfg, args.checkpoint, args.part))
+        load_network(cfg, args.checkpoint, args.part))
     title = ', '.join(map(os.path.basename, (args.config, args.checkpoint)))
     draw_blocks(blocks, title).savefig(args.out, dpi=120)
     print(f'{args.out}: {len(blocks)} blocks')
     if args.csv:
         write_csv(blocks, args.csv)
-        print(f'{args.csv}: the same in numbers')
+        print(f'{args.csv}: the numbers')
 
 
 if __name__ == '__main__':

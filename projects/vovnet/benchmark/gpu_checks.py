@@ -31,7 +31,7 @@ from .energy import find_meter, measure_idle, measure_window
 from .environment import conditions
 from .latency import synchronizer
 from .memory import measure_memory
-from .model import Input, Subject
+from .model import BenchmarkModel, InputConfig
 
 BACKBONE = 'configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py'
 DETECTORS = {
@@ -211,7 +211,8 @@ def _check_modes(device: torch.device, modes: list[str],
                          ('detector', DETECTORS['RetinaNet'])):
         cfg = load_any_config(config)
         shape = [64] if small else [320]
-        subject = Subject(cfg, Input(part, False, shape, device=str(device)))
+        subject = BenchmarkModel(cfg, InputConfig(
+            part, False, shape, device=str(device)))
         for mode in modes:
             name = f'{part}, {mode}'
             if reason := find_obstacle(mode, device):
@@ -232,7 +233,7 @@ def _check_modes(device: torch.device, modes: list[str],
     return dict(ok=not failures, failures=failures, modes=found)
 
 
-def _check_mode(subject: Subject, mode: str) -> dict[str, Any]:
+def _check_mode(subject: BenchmarkModel, mode: str) -> dict[str, Any]:
     """Run a mode as it warms up, records and replays, and on other images.
 
     In 16 bits the yardstick is the plain network under autocast.
@@ -261,13 +262,13 @@ def check_synchronization(device: torch.device,
     waits = {}
     for name, config in DETECTORS.items():
         shape = [64] if small and name == 'RetinaNet' else None
-        subject = Subject(load_any_config(config), Input(
+        subject = BenchmarkModel(load_any_config(config), InputConfig(
             'detector', False, shape, device=str(device)))
-        subject()
+        subject.run()
         if device.type == 'cuda':
             torch.cuda.set_sync_debug_mode('error')
         try:
-            subject()
+            subject.run()
             waits[name] = ''
         except RuntimeError as error:
             waits[name] = str(error).split('\n')[0][:300]
@@ -286,10 +287,10 @@ def check_memory(device: torch.device, small: bool) -> dict[str, Any]:
     for _ in range(3):
 
         def build() -> tuple:
-            subject = Subject(cfg, Input('backbone', False, [64 if small else
-                                                             320],
-                                         device=str(device)))
-            return subject.network, subject.tensors, subject
+            subject = BenchmarkModel(cfg, InputConfig(
+                'backbone', False, [64 if small else 320],
+                device=str(device)))
+            return subject.network, subject.tensors, subject.run
 
         memory, subject = measure_memory(build, device)
         del subject
