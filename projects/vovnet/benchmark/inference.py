@@ -53,8 +53,6 @@ class BenchmarkEntry:
     """A network to be measured.
 
     Attributes:
-        name: Name in tables and plots.
-        cfg: Its config.
         checkpoint: Its weights; random without.
         accuracy: Known from elsewhere, in the unit of the caller's choice.
         paper: What the paper prints of it, by the titles of
@@ -87,13 +85,12 @@ class Plan:
         repeats: Turns of each network.
         seconds: Length of a turn.
         order: A name of :data:`vovnet.benchmark.latency.ORDERS`.
-        max_warm_up: Seconds that the warm-up of a network takes at most.
+        max_warm_up: Longest warm-up of a network, seconds.
         max_spread: Above this spread of the latency, or of the energy, a
             result is marked.
         meter: As :func:`vovnet.benchmark.energy.find_meter` takes it.
         energy_repeats: Windows of each network in which energy is measured.
-        energy_seconds: Length of such a window, and of that in which the
-            device idles.
+        energy_seconds: Length of a window, and of that of the idle device.
         cool_down: Seconds of rest before each window: a hot chip draws more.
     """
     repeats: int = 5
@@ -112,18 +109,13 @@ class Result:
     """Measurements of one network; None where not measured yet.
 
     Attributes:
-        entry: The network.
-        batch_size: Images of a run.
-        shapes: Shapes of the input, as (N, C, H, W), with their numbers.
+        shapes: How many batches there are of each (N, C, H, W).
         cost: Of one image; None also if the network cannot be counted.
-        latency: Of one run.
-        memory: Peak.
-        peak: The machine's fastest matrix product, multiply-adds per second,
-            in the network's precision.
+        peak: Multiply-adds per second of the machine's fastest matrix
+            product, in the network's precision.
         energy: None also without a meter.
         detections: Boxes per image that NMS left, if there was one.
         max_spread: As in :class:`Plan`.
-        notes: What else a reader has to know.
         difference: As in :class:`vovnet.benchmark.model.BenchmarkModel`.
         failure: Why there is no more; '' if nothing failed.
     """
@@ -153,11 +145,7 @@ class Result:
 
     @property
     def fps(self) -> float | None:
-        """Images per second, from the median latency.
-
-        Of several batches, the median of each counts alike, so that images of
-        all sizes do.
-        """
+        """Images per second, from the mean of the batches' medians."""
         return self.latency and self.batch_size / self.latency.mean_of_medians
 
     @property
@@ -241,13 +229,9 @@ class Result:
 
 @dataclass
 class Report:
-    """Results, and what they were measured on.
+    """Results, and the conditions of all of them.
 
-    Attributes:
-        conditions: Of all results.
-        results: In the order of the entries.
-        no_energy: Why there is no energy; '' if there is.
-        notes: What else a reader has to know.
+    ``no_energy`` is why there is no energy, or ''.
     """
     conditions: dict[str, Any]
     results: list[Result]
@@ -255,10 +239,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def resume(self, saved: Mapping[str, Any]) -> None:
-        """Keep what an earlier run found on the same machine.
-
-        Args:
-            saved: What :meth:`to_dict` returned then.
+        """Keep what :meth:`to_dict` returned in an earlier run.
 
         Raises:
             UserError: If the conditions were others.
@@ -273,14 +254,14 @@ class Report:
                     '--out, or leave --resume out')
         kept = []
         for number, result in enumerate(self.results):
-            identity = result.entry.identity
-            for one in saved['results']:
-                if {key: one[key] for key in identity} == identity:
-                    self.results[number] = Result.from_dict(
-                        result.entry, one, result.max_spread)
-                    if one['latency']:
-                        kept.append(result.entry.name)
-                    break
+            entry = result.entry
+            found = next((one for one in saved['results'] if
+                          entry.identity.items() <= one.items()), None)
+            if found:
+                self.results[number] = Result.from_dict(
+                    entry, found, result.max_spread)
+                if found['latency']:
+                    kept.append(entry.name)
         self.notes += [note for note in saved['notes']
                        if note.startswith(KEPT)]
         if kept:
@@ -325,17 +306,10 @@ def check_plan(plan: Plan, inputs: InputConfig) -> None:
 def expand_modes(entries: Sequence[BenchmarkEntry], inputs: InputConfig,
                  modes: Sequence[str]
                  ) -> tuple[list[BenchmarkEntry], list[str]]:
-    """Return an entry for each network in each mode.
+    """Return an entry for each network in each mode, and notes.
 
-    Args:
-        entries: The networks.
-        inputs: What they run on.
-        modes: Names of :data:`vovnet.deploy.optimize.modes.MODES`, or 'auto'
-            alone for all that can be used here.
-
-    Returns:
-        The entries, those of a network together, and notes on the modes that
-        'auto' leaves out, with the reasons.
+    The mode 'auto' stands for all that can be used here; the notes say why
+    it leaves the others out.
 
     Raises:
         UserError: If a mode that is asked for cannot be used here, or the
@@ -375,12 +349,13 @@ def benchmark_inference(entries: Sequence[BenchmarkEntry],
                         notes: Sequence[str] = ()) -> Report:
     """Measure networks side by side.
 
-    A network that fails is taken out, and the others go on.
+    All networks stay on the device. One that fails is taken out, and the
+    others go on.
 
     Args:
-        entries: The networks. All stay on the device.
+        entries: The networks.
         inputs: What they run on.
-        plan: How long and how often.
+        plan: How long and how often they run.
         progress: Called before each step with what comes next, and with the
             number of steps that are to come beyond :func:`count_steps`.
         save: Called with the report so far after each network, each of its

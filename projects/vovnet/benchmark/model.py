@@ -41,18 +41,16 @@ class InputConfig:
 
     Attributes:
         part: 'detector' (the whole model, whatever it does) or 'backbone'.
-        nms: Whether a detector decodes and suppresses its predictions too.
+        nms: Whether a detector decodes and suppresses its predictions.
         shape: Height and width of the synthetic images, px, or one number
             for both; None for the size of each config's test pipeline.
         batch_size: Images of a run.
         data: None for noise; a folder, an image or a pattern; or
             :data:`TEST_SET` for the config's own test images.
         num_images: How many of these, at most.
-        device: As torch names it.
         dtype: A name of :data:`DTYPES`. A backbone's weights and input are
             converted; whole models run under autocast, like MMEngine's
             ``--amp``.
-        channels_last: Whether channels are the fastest dimension in memory.
     """
     part: str = 'detector'
     nms: bool = True
@@ -66,12 +64,7 @@ class InputConfig:
 
 
 class BatchCycle:
-    """Runs of several batches, one after the other.
-
-    Attributes:
-        num_batches: How many batches there are.
-        batch: Number of the batch that was run last.
-    """
+    """Runs of several batches in turn; ``batch`` is the index of the last."""
 
     def __init__(self, runs: Sequence[Callable[[], Any]]) -> None:
         self.num_batches, self.batch = len(runs), -1

@@ -20,12 +20,12 @@ from ..utils.errors import UserError
 from ..utils.table import (
     NONE,
     Column,
+    Report,
     build_terminal_table,
-    format_conditions,
+    format_columns,
     format_csv,
-    format_markdown,
+    format_page,
     save_report,
-    write_columns,
 )
 
 # Of results that something disturbed or that cannot be trusted.
@@ -44,8 +44,7 @@ COLUMNS = (
     FPS,
     Column('median, ms', 'latency.median', '.1f', 1e-3),
     Column('p95, ms', 'latency.p95', '.1f', 1e-3),
-    Column('of the first', lambda r: r['of_first'] if r['mode'] else None,
-           '.2f'),
+    Column('of the first', 'of_first', '.2f'),
     Column('difference', 'difference', '.1e'),
     SPREAD,
     MEMORY,
@@ -72,16 +71,16 @@ LEGEND = (
 )
 
 
-def list_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """Return the table as text: a header, and a row for each network.
+def list_rows(report: Report) -> list[list[str]]:
+    """Return the header and a row for each network, as text.
 
     Columns without any value are left out, except that of the energy.
     """
-    results, shown = report['results'], (*COLUMNS, ACCURACY)
+    results, shown = _list_results(report), (*COLUMNS, ACCURACY)
     columns = [['network', *(result['name'] for result in results)],
                ['input, px', *map(_format_input, results)]]
-    measured = write_columns(shown, results)
-    papers = write_columns([Column(column.title, f'paper.{column.title}',
+    measured = format_columns(shown, results)
+    papers = format_columns([Column(column.title, f'paper.{column.title}',
                                    '.4g') for column in shown], results)
     for column, cells, printed in zip(shown, measured, papers):
         if column is SPREAD:
@@ -94,6 +93,12 @@ def list_rows(report: Mapping[str, Any]) -> list[list[str]]:
     return [list(row) for row in zip(*columns)]
 
 
+def _list_results(report: Report) -> list[dict[str, Any]]:
+    """Return the results; only modes are compared with the first."""
+    return [result if result['mode'] else {**result, 'of_first': None}
+            for result in report['results']]
+
+
 def _format_input(result: Mapping[str, Any]) -> str:
     """Height and width in pixels; the smallest and largest of several."""
     sizes = sorted({tuple(one['shape'][2:]) for one in result['shapes']},
@@ -104,7 +109,7 @@ def _format_input(result: Mapping[str, Any]) -> str:
     return ' to '.join('x'.join(map(str, size)) for size in ends)
 
 
-def list_remarks(report: Mapping[str, Any]) -> list[str]:
+def list_remarks(report: Report) -> list[str]:
     """Return what has to be read with the table, a sentence or two each."""
     results = report['results']
     remarks = [*_describe_modes(results), *report['notes']]
@@ -160,24 +165,23 @@ def _describe_modes(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
            'runtime holds weights or maps.')
 
 
-def build_view(report: Mapping[str, Any], width: int) -> Table:
+def build_view(report: Report, width: int) -> Table:
     """Build the table for a terminal of ``width`` characters."""
     return build_terminal_table(list_rows(report),
                                 report['conditions']['timed'], width)
 
 
-def write_markdown(report: Mapping[str, Any]) -> str:
+def write_markdown(report: Report) -> str:
     """Return the table with its conditions, for a page."""
-    states = [
-        f'- {result["name"]}, {when} the windows of energy: {energy[when]}'
+    states = {
+        f'{result["name"]}, {when} the windows of energy': energy[when]
         for result in report['results'] if (energy := result['energy'])
-        for when in ('before', 'after')]
-    return '\n'.join([
-        format_markdown(list_rows(report)), '', *list_remarks(report), '',
-        *format_conditions(report['conditions']), *states, '', *LEGEND, ''])
+        for when in ('before', 'after')}
+    return format_page(list_rows(report), report['conditions'] | states,
+                       LEGEND, list_remarks(report))
 
 
-def write_csv(report: Mapping[str, Any]) -> str:
+def write_csv(report: Report) -> str:
     """Return a line for each network, with the conditions, not rounded."""
     conditions = report['conditions']
     energy = ('method', 'scope', 'watts', 'idle_watts', 'spread', 'before',
@@ -185,7 +189,7 @@ def write_csv(report: Mapping[str, Any]) -> str:
     rows = [['network', 'config', 'checkpoint', 'accuracy', 'input',
              *(column.title for column in COLUMNS), 'detections', 'problems',
              *conditions, 'no energy', *(f'energy {name}' for name in energy)]]
-    for result in report['results']:
+    for result in _list_results(report):
         found = result['energy'] or {}
         rows.append([
             result['name'], result['config'], result['checkpoint'] or 'random',
@@ -197,19 +201,13 @@ def write_csv(report: Mapping[str, Any]) -> str:
     return format_csv(rows)
 
 
-def save(report: Mapping[str, Any], files: Sequence[str]) -> None:
+def save(report: Report, files: Sequence[str]) -> None:
     """Write a report into files, each in the format of its suffix."""
     save_report(report, files, write_markdown, write_csv)
 
 
 def load(files: Sequence[str]) -> dict[str, Any] | None:
-    """Read the report that an earlier run saved.
-
-    Args:
-        files: Of ``--out``; a JSON must be among them.
-
-    Returns:
-        None if the file does not exist yet.
+    """Read the JSON that an earlier run saved; None if there is none yet.
 
     Raises:
         UserError: If no file is a JSON, or it cannot be resumed.
@@ -229,17 +227,11 @@ def load(files: Sequence[str]) -> dict[str, Any] | None:
                     'another --out')
 
 
-def plot(report: Mapping[str, Any], folder: str) -> list[Path]:
+def plot(report: Report, folder: str) -> list[Path]:
     """Draw the paper's Figures 3 and 4 for the networks measured.
 
-    Args:
-        report: Results.
-        folder: For the pictures; it is made.
-
-    Returns:
-        The pictures that could be drawn: those with energy need a meter,
-        those with accuracy an accuracy. Without energy, efficiency is drawn
-        against speed.
+    Pictures without data, such as those of energy without a meter, are left
+    out. Without energy, efficiency is drawn against speed.
     """
     speed = 'speed, images/s', FPS
     efficiency = 'computation efficiency,\nG multiply-adds/s', EFFICIENCY

@@ -20,9 +20,10 @@ from ..utils.devices import find_device
 from ..utils.errors import UserError
 from ..utils.table import (
     Column,
-    format_conditions,
+    Report,
+    format_columns,
     format_csv,
-    format_markdown,
+    format_page,
     save_report,
 )
 from .environment import conditions
@@ -48,8 +49,8 @@ class TrainingCase(NamedTuple):
     Attributes:
         arch: A key of :data:`TIMM`.
         library: 'timm' or 'vovnet'.
-        with_cp: As :class:`~vovnet.models.VoVNet` has it; 'block' of timm's
-            are its own checkpoints.
+        with_cp: As for :class:`~vovnet.models.VoVNet`; timm has False and
+            'block', its own checkpoints.
     """
     arch: str
     library: str
@@ -93,11 +94,8 @@ class Setup:
 
     Attributes:
         shape: Height and width of the images, px, or one number for both.
-        batch_size: Images of a step.
-        device: As torch names it.
         dtype: 'fp32', or the type of autocast, a name of
             :data:`~vovnet.benchmark.model.DTYPES`.
-        channels_last: Whether channels are the fastest dimension in memory.
         rounds: In each, all networks of an arch take a step, in turns.
     """
     shape: Sequence[int] = (512, )
@@ -146,15 +144,8 @@ class Step:
 
     The loss is the sum of the means of the four outputs. Beside their
     gradients it needs no memory, and these all exist when the backward pass
-    of the network begins, like those that come back from a neck.
-
-    Args:
-        network: timm's or :class:`~vovnet.models.VoVNet`, in training mode.
-            It is moved to the device.
-        setup: Where and on what it runs.
-
-    Attributes:
-        images: Noise (N, 3, H, W), equal for all networks.
+    of the network begins, like those that come back from a neck. The images
+    are noise, equal for all networks.
     """
 
     def __init__(self, network: nn.Module, setup: Setup) -> None:
@@ -205,8 +196,7 @@ def measure_training(archs: Sequence[str], setup: Setup,
     Args:
         archs: Keys of :data:`TIMM`.
         setup: Settings of a step.
-        progress: Called with what comes next, for each network and for each
-            of its rounds.
+        progress: Called with what comes next, :func:`count_steps` times.
         save: Called after each arch with the report so far.
 
     Returns:
@@ -297,29 +287,29 @@ LEGEND = (
 )
 
 
-def list_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """Return the table as text: a header, and a row for each network."""
-    rows = [['network', *(column.title for column in COLUMNS)]]
-    for result in report['results']:
-        row = [result['name'], *(column.write(result) for column in COLUMNS)]
+def list_rows(report: Report) -> list[list[str]]:
+    """Return the header and a row for each network, as text."""
+    results = report['results']
+    rows = [['network', *(column.title for column in COLUMNS)], *zip(
+        (result['name'] for result in results),
+        *format_columns(COLUMNS, results))]
+    for row, result in enumerate(results, 1):
         if (result['latency']['spread'] or 0) > MAX_SPREAD:
-            row[-1] += MARK
-        rows.append(row)
+            rows[row] = [*rows[row][:-1], rows[row][-1] + MARK]
     return rows
 
 
-def write_markdown(report: Mapping[str, Any]) -> str:
+def write_markdown(report: Report) -> str:
     """Return the table with its conditions, for a page or a terminal."""
     difference = max(result['difference'] for result in report['results'])
     outputs = (f'Outputs differ from those of timm by at most '
                f'{difference:.1g} of the largest.' if difference else
                'All outputs are equal to those of timm, bit by bit.')
-    return '\n'.join([
-        format_markdown(list_rows(report)), '', outputs, '',
-        *format_conditions(report['conditions']), '', *LEGEND, ''])
+    return format_page(list_rows(report), report['conditions'], LEGEND,
+                       [outputs])
 
 
-def write_csv(report: Mapping[str, Any]) -> str:
+def write_csv(report: Report) -> str:
     """Return a line for each network, with the conditions, not rounded."""
     rows = [[*TrainingCase._fields, 'peak memory', 'system', 'median time',
              'spread', 'memory ratio', 'time ratio', 'difference',
@@ -334,6 +324,6 @@ def write_csv(report: Mapping[str, Any]) -> str:
     return format_csv(rows)
 
 
-def save(report: Mapping[str, Any], files: Sequence[str]) -> None:
+def save(report: Report, files: Sequence[str]) -> None:
     """Write a report into files, each in the format of its suffix."""
     save_report(report, files, write_markdown, write_csv, indent=1)

@@ -8,7 +8,7 @@ concatenate is kept for the backward pass.
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ from ..engine import launch
 from ..engine.build import build_network, input_shape, load_network
 from ..utils.devices import find_device
 from ..utils.errors import UserError
-from ..utils.table import Column, format_conditions, format_markdown
+from ..utils.table import Column, Report, format_columns, format_page
 
 LEGEND = (
     CONVENTION,
@@ -72,13 +72,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A classifier to be compared.
-
-    Attributes:
-        name: Name in the table.
-        cfg: Its config.
-        checkpoint: A file or a URL: the weights of the whole classifier.
-    """
+    """A classifier to be compared, with a file or URL of its weights."""
     name: str
     cfg: Config
     checkpoint: str
@@ -195,12 +189,6 @@ def build_training_step(cfg: Config, batch_size: int, device: torch.device,
 
     One step has been done: the optimizer has its state.
 
-    Args:
-        cfg: Config of the classifier.
-        batch_size: Images of a step.
-        device: Where it trains.
-        shape: Height and width of an image, px.
-
     Returns:
         The network, the tensors that stay beside its own (images and the
         optimizer's state), and the function.
@@ -228,25 +216,22 @@ def build_training_step(cfg: Config, batch_size: int, device: torch.device,
     return network, [images, *state], step
 
 
-def list_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """Return the table as text: classifiers in columns, figures in rows.
+def list_rows(report: Report) -> list[list[str]]:
+    """Return a column for each classifier and a row for each figure.
 
     Figures that no classifier has are left out.
     """
     results = report['results']
     rows = [['', *(result['name'] for result in results)]]
-    for column in COLUMNS:
-        cells = [column.write(result, missing='') for result in results]
+    for column, cells in zip(COLUMNS, format_columns(COLUMNS, results, '')):
         if any(cells):
             rows.append([column.title, *cells])
     return rows
 
 
-def write_markdown(report: Mapping[str, Any]) -> str:
+def write_markdown(report: Report) -> str:
     """Return the table with its conditions, for a page."""
-    return '\n'.join([
-        format_markdown(list_rows(report)), '',
-        *format_conditions(report['conditions']), '', *LEGEND, ''])
+    return format_page(list_rows(report), report['conditions'], LEGEND)
 
 
 def compute_figure2(networks: Sequence[TrainedClassifier]

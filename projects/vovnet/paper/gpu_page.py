@@ -8,7 +8,13 @@ from typing import Any
 from ..benchmark.report import EFFICIENCY, FPS, JOULES, MEMORY
 from ..deploy.optimize.modes import MODES
 from ..utils.errors import UserError
-from ..utils.table import NONE, format_markdown, format_number
+from ..utils.table import (
+    NONE,
+    Column,
+    format_columns,
+    format_markdown,
+    format_number,
+)
 from .tables import load_rows
 
 DRY = '**A dry run on a CPU, which measures nothing.** '
@@ -334,10 +340,11 @@ def _write_measured(report: Mapping[str, Any], printed: Figures) -> str:
         for column in FPS, JOULES:
             here = column.find_value(result)
             there = printed.get(_get_network(result), {}).get(column.title)
-            row += [column.write(result), format_number(there), format_number(
-                here / there if here and there else None)]
+            row += [format_number(here, column.form), format_number(there),
+                    format_number(here / there if here and there else None)]
         rows.append([*row, format_number(EFFICIENCY.find_value(result), '.0f'),
-                     MEMORY.write(result), '!' * bool(result['problems'])])
+                     format_number(MEMORY.find_value(result), '.0f'),
+                     '!' * bool(result['problems'])])
         notes += [f'{result["name"]}: {problem}.'
                   for problem in result['problems']]
     text = _write_table(rows) + '\n' + _write_conditions(report, 'repeats')
@@ -414,11 +421,12 @@ def _write_training(folder: Path) -> str:
     report = _read(folder, 'training')
     if not report.get('results'):
         return ''
-    rows = [['network', 'peak memory, MB', "of timm's", 'time, ms',
-             "of timm's"]]
-    rows += [[one['name'], MEMORY.write(one), f'{one["memory_ratio"]:.2f}',
-              f'{one["latency"]["median"] * 1e3:.1f}',
-              f'{one["time_ratio"]:.2f}'] for one in report['results']]
+    columns = (MEMORY, Column("of timm's", 'memory_ratio', '.2f'),
+               Column('time, ms', 'latency.median', '.1f', 1e-3),
+               Column("of timm's", 'time_ratio', '.2f'))
+    names = [result['name'] for result in report['results']]
+    rows = [['network', *(column.title for column in columns)],
+            *zip(names, *format_columns(columns, report['results']))]
     return ('## Training: memory and time beside timm\n\n'
             + _write_table(rows) + '\n' + _write_conditions(report, 'rounds'))
 

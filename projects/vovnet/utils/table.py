@@ -15,45 +15,32 @@ from .errors import UserError
 NONE = 'n/a'
 FORMATS = ('.json', '.csv', '.md')
 
+Rows = Sequence[Sequence[Any]]  # the header first
+Report = Mapping[str, Any]  # as in its JSON file
+
 
 class Column(NamedTuple):
     """A figure of each result, and how it is written.
 
     Attributes:
         title: Heading, with the unit.
-        key: Where a result has the value, such as 'latency.median', or a
-            function that takes the result. The value may be None.
+        key: Where a result has the value, such as 'latency.median'.
         form: Format specification, such as '.1f'.
         unit: What the value is divided by.
     """
     title: str
-    key: str | Callable[[Mapping[str, Any]], Any]
+    key: str
     form: str = ''
     unit: float = 1
 
     def find_value(self, result: Mapping[str, Any]) -> Any:
         """Return the value in the column's unit; None if there is none."""
-        if callable(self.key):
-            value = self.key(result)
-        else:
-            value = result
-            for key in self.key.split('.'):
-                value = None if value is None else value.get(key)
+        value = result
+        for key in self.key.split('.'):
+            value = None if value is None else value.get(key)
         if value is None or self.unit == 1:
             return value
         return value / self.unit
-
-    def write(self, result: Mapping[str, Any], missing: str = NONE) -> str:
-        """Return the rounded value as text."""
-        return format_number(self.find_value(result), self.form, missing)
-
-
-def write_columns(columns: Sequence[Column],
-                  results: Sequence[Mapping[str, Any]],
-                  missing: str = NONE) -> list[list[str]]:
-    """Return the cells of each column, one for each result."""
-    return [[column.write(result, missing) for result in results]
-            for column in columns]
 
 
 def format_number(value: float | None, form: str = '.3g',
@@ -62,69 +49,66 @@ def format_number(value: float | None, form: str = '.3g',
     return missing if value is None else f'{value:{form}}'
 
 
-def format_markdown(rows: Sequence[Sequence[str]], align: str = '---:'
-                    ) -> str:
-    """Write a Markdown table, without a newline at its end.
+def format_columns(columns: Sequence[Column],
+                   results: Sequence[Mapping[str, Any]],
+                   missing: str = NONE) -> list[list[str]]:
+    """Return the rounded values of each column, one for each result."""
+    return [[format_number(column.find_value(result), column.form, missing)
+             for result in results] for column in columns]
 
-    Args:
-        rows: The header first.
-        align: Alignment of all columns but the first.
-    """
+
+def format_markdown(rows: Rows, align: str = '---:') -> str:
+    """Write a Markdown table; ``align`` is for all columns but the first."""
     header, *body = rows
     return '\n'.join(f'| {" | ".join(row)} |' for row in (
         header, ['---', *[align] * (len(header) - 1)], *body))
 
 
-def format_csv(rows: Sequence[Sequence[Any]]) -> str:
+def format_page(rows: Rows, conditions: Mapping[str, Any],
+                legend: Sequence[str], remarks: Sequence[str] = ()) -> str:
+    """Write a Markdown table with what has to be read with it."""
+    conditions = [f'- {key}: {value}' for key, value in conditions.items()]
+    parts = [format_markdown(rows)], remarks, conditions, legend
+    return '\n'.join(line for part in parts if part for line in (*part, ''))
+
+
+def format_csv(rows: Rows) -> str:
     """Write CSV; numbers are not rounded, and None is left empty."""
     out = io.StringIO()
     csv.writer(out).writerows(rows)
     return out.getvalue()
 
 
-def format_conditions(conditions: Mapping[str, Any]) -> list[str]:
-    """Write what a measurement was made on as a Markdown list."""
-    return [f'- {key}: {value}' for key, value in conditions.items()]
-
-
-def build_terminal_table(rows: Sequence[Sequence[str]], title: str = '',
+def build_terminal_table(rows: Rows, title: str | None = None,
                          width: int | None = None) -> Table:
     """Build a table for a terminal.
 
-    Args:
-        rows: The header first.
-        title: Text above the table.
-        width: Characters that are available: the header is wrapped, and a
-            table that is still too wide is transposed.
+    With a ``width``, in characters, the header is wrapped, and a table that
+    is still too wide is transposed.
     """
-    table = Table(title=title or None)
     if width is not None:
         needed = sum(3 + max(map(len, (*wrap(header, 14), *cells)))
                      for header, *cells in zip(*rows))
-        header, *body = zip(*rows) if needed > width else rows
+        header, *rows = zip(*rows) if needed > width else rows
         header = ['\n'.join(wrap(text, 14)) for text in header]
     else:
-        header, *body = rows
+        header, *rows = rows
+    table = Table(title=title)
     for i, text in enumerate(header):
         table.add_column(text, justify='right' if i else 'left',
                          overflow='fold')
-    for row in body:
+    for row in rows:
         table.add_row(*row)
     return table
 
 
 def check_files(files: Sequence[str], overwrite: bool = False,
                 option: str = '--out') -> None:
-    """Refuse files for results before anything is measured.
-
-    Args:
-        files: Their folders are made.
-        overwrite: Whether the files may exist.
-        option: How the command line names them.
+    """Refuse files for results before anything is measured; make folders.
 
     Raises:
         UserError: If the suffix of a file is not one of :data:`FORMATS`, or
-            the file exists or cannot be written.
+            the file exists and ``overwrite`` is false, or cannot be written.
     """
     for file in map(Path, files):
         if file.suffix not in FORMATS:
@@ -145,19 +129,11 @@ def check_files(files: Sequence[str], overwrite: bool = False,
                             'another place') from error
 
 
-def save_report(report: Mapping[str, Any], files: Sequence[str],
-                write_markdown: Callable[[Mapping[str, Any]], str],
-                write_csv: Callable[[Mapping[str, Any]], str] | None = None,
+def save_report(report: Report, files: Sequence[str],
+                write_markdown: Callable[[Report], str],
+                write_csv: Callable[[Report], str] | None = None,
                 indent: int | None = None) -> None:
-    """Write a report into files, each in the format of its suffix.
-
-    Args:
-        report: What can be written as JSON.
-        files: With suffixes of :data:`FORMATS`.
-        write_markdown: Makes the text of a ``.md`` file.
-        write_csv: Makes the text of a ``.csv`` file.
-        indent: Of the JSON.
-    """
+    """Write a report into files, each in the format of its suffix."""
     writers = {'.json': lambda found: json.dumps(found, indent=indent),
                '.csv': write_csv, '.md': write_markdown}
     for file in map(Path, files):
