@@ -96,7 +96,8 @@ def test_figures_of_the_reference():
     """Counted apart from this code: a strided and a depthwise layer."""
     strided, depthwise = (
         compute_complexity(layer, shape).total
-        for _, layer, shape, *_ in BY_HAND if shape[2:] in ((224, 224), (112, 112)))
+        for _, layer, shape, *_ in BY_HAND
+        if shape[2:] in ((224, 224), (112, 112)))
     assert strided[2:4] == (842_176, 955_072)
     assert depthwise[2:4] == (3_358_720, 3_212_416)
 

@@ -1,4 +1,4 @@
-"""vovnet.benchmark.inference on the CPU for real, and with a scripted meter."""
+"""vovnet.benchmark.inference on the CPU, and with a scripted meter."""
 import copy
 import json
 import math
@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vovnet.analysis import complexity, compute_config_complexity
 from vovnet.analysis.complexity import compute_mean_cost
-from vovnet.benchmark.energy import Energy, Reading
 from vovnet.benchmark import inference
 from vovnet.benchmark import model as model_module
+from vovnet.benchmark.energy import Energy, Reading
 from vovnet.benchmark.inference import (
     BenchmarkEntry,
     Plan,
@@ -36,17 +36,29 @@ from vovnet.utils.errors import UserError
 QUICK = Plan(repeats=2, seconds=0.02, max_warm_up=0.1, meter='none')
 
 
+def round_trip(report):
+    """What a report's JSON file holds."""
+    return json.loads(json.dumps(report.to_dict()))
+
+
 def entries_of(cfg, names):
     return [BenchmarkEntry(name, cfg) for name in names]
+
+
+def measure(entries, inputs=None, plan=QUICK, **kwargs):
+    return benchmark_inference(entries, inputs or InputConfig(), plan,
+                               **kwargs)
 
 
 def test_two_networks_side_by_side(tiny):
     wide = copy.deepcopy(tiny)
     wide.model.backbone.arch.aggregated_channels = (32, 16, 16)
     steps = []
-    found = benchmark_inference([BenchmarkEntry('one', tiny), BenchmarkEntry('two', wide, accuracy=33.)],
-                      InputConfig(shape=[96, 64], batch_size=2), QUICK,
-                      lambda text, more: steps.append((text, more)))
+    found = measure(
+        [BenchmarkEntry('one', tiny),
+         BenchmarkEntry('two', wide, accuracy=33.)],
+        InputConfig(shape=[96, 64], batch_size=2),
+        progress=lambda text, more: steps.append((text, more)))
     assert len(steps) == count_steps(QUICK, 2) and not any(m for _, m in steps)
     for result, cfg in zip(found.results, (tiny, wide)):
         assert result.cost == compute_config_complexity(cfg, [96, 64]).total
@@ -153,8 +165,8 @@ def test_proposals_are_made_on_the_device(two_stage):
 
 
 def test_nms_in_and_out(tiny):
-    with_nms, without = (BenchmarkModel(tiny, InputConfig(nms=nms)) for nms in (True,
-                                                                   False))
+    with_nms, without = (BenchmarkModel(tiny, InputConfig(nms=nms))
+                         for nms in (True, False))
     [sample] = with_nms.run()
     assert len(sample.pred_instances) == with_nms.count_detections() == 7
     cls_scores, *_ = without.run()
@@ -195,7 +207,8 @@ def test_trained_weights(tiny, tmp_path):
     file = tmp_path / 'w.pth'
     torch.save(dict(state_dict=first.network.state_dict()), file)
     for part in 'detector', 'backbone':
-        again = BenchmarkModel(tiny, InputConfig(part=part, nms=False), str(file))
+        again = BenchmarkModel(tiny, InputConfig(part=part, nms=False),
+                               str(file))
         whole = first.run() if part == 'detector' else [
             first.network.backbone(first.tensors[0])]
         out = again.run() if part == 'detector' else [again.run()]
@@ -267,11 +280,10 @@ def broken(cfg):
 
 def test_a_network_that_fails_is_named_and_the_others_go_on(tiny):
     saves = []
-    found = benchmark_inference(
+    found = measure(
         [BenchmarkEntry('good', tiny), BenchmarkEntry('bad', broken(tiny)),
-         BenchmarkEntry('fine', tiny)], InputConfig(), QUICK,
-        save=lambda report: saves.append(json.loads(json.dumps(
-            report.to_dict()))))
+         BenchmarkEntry('fine', tiny)],
+        save=lambda report: saves.append(round_trip(report)))
     good, bad, fine = found.results
     assert good.fps > 0 and fine.fps > 0 and not good.failure
     assert 'cannot run on cpu' in bad.failure and bad.fps is None
@@ -286,7 +298,7 @@ def test_a_network_that_fails_is_named_and_the_others_go_on(tiny):
         True, False, False]
     assert saves[0]['results'][0]['latency'] is None
     with pytest.raises(UserError, match='^bad: .* cannot run on cpu'):
-        benchmark_inference([BenchmarkEntry('bad', broken(tiny))], InputConfig(), QUICK)
+        measure(entries_of(broken(tiny), ['bad']))
 
 
 @pytest.mark.parametrize(('error', 'said'), [
@@ -309,8 +321,7 @@ def test_a_network_that_fails_in_its_turn(tiny, error, said, monkeypatch):
         real(latency, run, *args)
 
     monkeypatch.setattr(inference, 'take_turn', take_turn)
-    found = benchmark_inference(entries_of(tiny, 'ab'), InputConfig(),
-                      Plan(3, 0.02, max_warm_up=0.1, meter='none'))
+    found = measure(entries_of(tiny, 'ab'), plan=replace(QUICK, repeats=3))
     a, b = found.results
     assert len(a.latency.repeats) == 3 and len(b.latency.repeats) == 1
     assert re.search(said, b.failure) and not a.failure
@@ -330,7 +341,7 @@ def test_a_device_that_is_lost_ends_the_run(tiny, monkeypatch):
     monkeypatch.setattr(inference, 'take_turn', take_turn)
     with pytest.raises(UserError, match='b: AcceleratorError: .*; cpu cannot '
                        'be used any longer'):
-        benchmark_inference(entries_of(tiny, 'abc'), InputConfig(), QUICK,
+        measure(entries_of(tiny, 'abc'),
                   save=lambda report: saves.append(list(report.results)))
     assert [bool(r.failure) for r in saves[-1]] == [False, True, False]
 
@@ -357,8 +368,8 @@ def test_a_run_that_was_ended_is_resumed(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, 'measure_window', measure_window)
     plan = Plan(2, 0.02, max_warm_up=0.1, energy_repeats=3)
     with pytest.raises(End):
-        benchmark_inference(entries, InputConfig(), plan,
-                  save=lambda report: save(report, [file]))
+        measure(entries, plan=plan, save=lambda report: save(
+            report.to_dict(), [file]))
     saved = load([file])
     first = [r['latency']['repeats'] for r in saved['results']]
     assert [len(r['energy']['windows']) for r in saved['results']] == [2, 1]
@@ -366,7 +377,7 @@ def test_a_run_that_was_ended_is_resumed(tiny, tmp_path, monkeypatch):
     real = inference.BenchmarkModel
     monkeypatch.setattr(inference, 'BenchmarkModel', lambda *args: (
         built.append(args), real(*args))[1])
-    found = benchmark_inference(entries, InputConfig(), plan, saved=saved)
+    found = measure(entries, plan=plan, saved=saved)
     assert [r.latency.repeats for r in found.results] == first
     assert len(windows) == 4 + 1 + 2
     assert [[w.reading.joules for w in r.energy.windows]
@@ -375,27 +386,27 @@ def test_a_run_that_was_ended_is_resumed(tiny, tmp_path, monkeypatch):
     date = saved['conditions']['date']
     assert found.notes == [f'{inference.KEPT} a, b, on {date}.']
     # And what has everything is not even built.
-    again = benchmark_inference(entries, InputConfig(), plan, saved=found.to_dict())
+    again = measure(entries, plan=plan, saved=found.to_dict())
     assert len(built) == 2 and again.to_dict()['results'] == found.to_dict()[
         'results']
     # Another network of that name, or another batch, is not taken for it.
     wide = copy.deepcopy(tiny)
     wide.model.backbone.arch.stage_channels = (16, 8, 8)
-    benchmark_inference([entries[0], BenchmarkEntry('b', wide)], InputConfig(), plan,
-              saved=found.to_dict())
+    measure([entries[0], BenchmarkEntry('b', wide)], plan=plan,
+            saved=found.to_dict())
     assert len(built) == 3
     with pytest.raises(UserError, match='batch: 1, and this is 2; choose '
                        'another --out'):
-        benchmark_inference(entries, InputConfig(batch_size=2), plan, saved=saved)
+        measure(entries, InputConfig(batch_size=2), plan, saved=saved)
 
 
 def test_only_missing_turns_are_taken(tiny, monkeypatch):
     """Of a run that was ended while it took turns, on another host."""
     entries = entries_of(tiny, 'ab')
     saves = []
-    benchmark_inference(entries, InputConfig(), replace(QUICK, repeats=4),
-              save=lambda report: saves.append(json.loads(json.dumps(
-                  report.to_dict()))))
+    plan = replace(QUICK, repeats=4)
+    measure(entries, plan=plan,
+            save=lambda report: saves.append(round_trip(report)))
     [saved, *_] = [save for save in saves if [
         len((one['latency'] or {}).get('repeats', []))
         for one in save['results']] == [2, 1]]
@@ -403,8 +414,7 @@ def test_only_missing_turns_are_taken(tiny, monkeypatch):
     taken, real = [], inference.take_turn
     monkeypatch.setattr(inference, 'take_turn', lambda *args: (
         taken.append(args), real(*args))[1])
-    found = benchmark_inference(entries, InputConfig(), replace(QUICK, repeats=4),
-                      saved=saved)
+    found = measure(entries, plan=plan, saved=saved)
     assert len(taken) == 2 + 3
     for result, one in zip(found.results, saved['results']):
         before = one['latency']['repeats']
@@ -413,12 +423,12 @@ def test_only_missing_turns_are_taken(tiny, monkeypatch):
 
 
 def test_what_failed_is_tried_again(tiny):
-    found = benchmark_inference([BenchmarkEntry('a', tiny), BenchmarkEntry('b', broken(tiny))], InputConfig(),
-                      QUICK)
-    saved = json.loads(json.dumps(found.to_dict()))
+    found = measure(
+        entries_of(tiny, 'a') + entries_of(broken(tiny), 'b'))
+    saved = round_trip(found)
     for one in saved['results']:  # as if the config had been right
         one['model_crc32'] = saved['results'][0]['model_crc32']
-    again = benchmark_inference(entries_of(tiny, 'ab'), InputConfig(), QUICK,
+    again = measure(entries_of(tiny, 'ab'),
                       saved=saved)
     assert [r.failure for r in again.results] == ['', '']
     assert again.results[0].latency.repeats == found.results[
@@ -427,9 +437,8 @@ def test_what_failed_is_tried_again(tiny):
 
 
 def test_disturbed_results_say_so(tiny):
-    found = benchmark_inference(entries_of(tiny, 'a'), InputConfig(),
-                      Plan(2, 0.02, max_warm_up=0., max_spread=0.,
-                           meter='none'))
+    found = measure(entries_of(tiny, 'a'), plan=replace(
+        QUICK, max_warm_up=0., max_spread=0.))
     said = ' '.join(found.results[0].problems)
     assert 'limit 0%' in said and 'warm-up' in said
     found.results[0].max_spread = math.inf
@@ -438,7 +447,7 @@ def test_disturbed_results_say_so(tiny):
 
 
 def test_energy_that_differs_between_windows_says_so(tiny):
-    [result] = benchmark_inference(entries_of(tiny, 'a'), InputConfig(), QUICK).results
+    [result] = measure(entries_of(tiny, 'a')).results
     result.max_spread = 1.
     result.energy = Energy('a counter', 'board', 3., spread=1.67)
     assert 'differ by 167% in energy (limit 100%)' in result.problems[-1]
@@ -471,7 +480,8 @@ def test_two_stages_with_their_own_proposals(two_stage, batch_size,
     monkeypatch.setattr(
         SingleRoIExtractor, 'forward', lambda self, feats, rois, *args:
         (boxes.append(rois), extract(self, feats, rois, *args))[1])
-    model = BenchmarkModel(two_stage, InputConfig(shape=[96], batch_size=batch_size))
+    model = BenchmarkModel(
+        two_stage, InputConfig(shape=[96], batch_size=batch_size))
     boxes.clear(), calls.clear()
     model.run()
     [numbers], [rois] = calls, boxes
@@ -505,7 +515,7 @@ def test_what_cannot_be_counted_is_timed(tiny, monkeypatch):
         raise UserError('no such luck')
 
     monkeypatch.setattr(complexity, 'compute_config_complexity', fail)
-    [found] = benchmark_inference(entries_of(tiny, 'a'), InputConfig(), QUICK).results
+    [found] = measure(entries_of(tiny, 'a')).results
     assert found.cost is None and found.fps > 0
     assert found.efficiency is None and found.share is None
     assert 'no such luck' in found.notes[0]
