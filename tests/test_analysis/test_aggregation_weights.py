@@ -53,7 +53,7 @@ def test_osa_block():
     assert found.name == 'stage2.block1'
     assert found.layers == ('1', '2', 'aggregation')
     equal(found, [[3, NAN, 2], [NAN, 7, 8], [NAN, NAN, 4]])
-    np.testing.assert_allclose(found.normalised, [
+    np.testing.assert_allclose(found.normalized, [
         [1, NAN, 0.25], [NAN, 1, 1], [NAN, NAN, 0.5]])
 
 
@@ -165,7 +165,7 @@ def test_classifier_of_the_cifar_study():
 def test_a_column_of_zeros_stays_zero():
     block = BlockWeights('b', ('1', 'aggregation'), np.array(
         [[0., 2.], [NAN, 1.]]))
-    np.testing.assert_array_equal(block.normalised, [[0, 1], [NAN, 0.5]])
+    np.testing.assert_array_equal(block.normalized, [[0, 1], [NAN, 0.5]])
 
 
 def test_errors_of_a_network():
@@ -218,7 +218,7 @@ def test_figure(blocks):
         image, = panel.images
         shown = image.get_array()
         np.testing.assert_array_equal(shown.mask, np.isnan(block.values))
-        np.testing.assert_array_equal(shown.filled(NAN), block.normalised)
+        np.testing.assert_array_equal(shown.filled(NAN), block.normalized)
         assert image.get_clim() == (0, 1) and image.cmap.name == 'jet'
         assert [(t.get_text(), t.get_position()[0])
                 for t in panel.get_xticklabels()] == [
@@ -251,11 +251,11 @@ def test_csv_round_trip(blocks, tmp_path):
     assert tuple(rows[0]) == FIELDS
     assert len(rows) == 5 * 5
     for block in blocks:
-        values, normalised = np.full((2, 3, 3), NAN)
+        values, normalized = np.full((2, 3, 3), NAN)
         for row in rows:
             if row['block'] == block.name:
                 cell = int(row['source']), block.layers.index(row['layer'])
                 values[cell] = row['value']
-                normalised[cell] = row['normalised']
+                normalized[cell] = row['normalised']
         np.testing.assert_array_equal(values, block.values)
-        np.testing.assert_array_equal(normalised, block.normalised)
+        np.testing.assert_array_equal(normalized, block.normalized)

@@ -1,5 +1,6 @@
 """vovnet.benchmark.gpu_checks: on a CPU, and where something is wrong."""
 import copy
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from vovnet.benchmark import gpu_checks
 from vovnet.benchmark.gpu_checks import CHECKS, check_memory, check_recompute
 from vovnet.benchmark.memory import Memory
-from vovnet.benchmark.model import Input, Subject
+from vovnet.benchmark.model import BenchmarkModel, InputConfig
 from vovnet.models import recompute
 
 CPU = torch.device('cpu')
@@ -70,7 +71,7 @@ def test_modes_and_what_is_wrong_with_one(tiny, monkeypatch):
 
 
 def test_sixteen_bits_may_round_as_autocast_does(tiny, any_bf16):
-    subject = Subject(tiny, Input('detector', False, (64, )))
+    subject = BenchmarkModel(tiny, InputConfig('detector', False, (64, )))
     with torch.no_grad():
         found = gpu_checks._check_mode(subject, 'bf16')
     assert found['ok'] and len(found['differences']) == 6
@@ -89,14 +90,15 @@ def test_a_network_that_waits_is_named(tiny, monkeypatch):
     """torch raises where the host would wait for the device."""
     monkeypatch.setattr(gpu_checks, 'load_config', lambda _: tiny)
     assert CHECKS['synchronization'](CPU, True)['ok']
-    runs = []
 
-    def run(self):
-        runs.append(self)
-        if len(runs) % 3 == 0:  # built, warmed up, watched
-            raise RuntimeError('called a synchronizing CUDA operation\nat')
+    class Waiting(BenchmarkModel):
 
-    monkeypatch.setattr(Subject, '__call__', run)
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.run = Mock(side_effect=[None, RuntimeError(
+                'called a synchronizing CUDA operation\nat')])
+
+    monkeypatch.setattr(gpu_checks, 'BenchmarkModel', Waiting)
     found = CHECKS['synchronization'](CPU, True)
     assert not found['ok'] and set(found['waits'].values()) == {
         'called a synchronizing CUDA operation'}

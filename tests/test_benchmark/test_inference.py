@@ -1,9 +1,8 @@
-"""vovnet.benchmark.inference on the CPU for real, and with a scripted meter."""
+"""vovnet.benchmark.inference on the CPU, and with a scripted meter."""
 import copy
 import json
 import math
 import re
-import sys
 import weakref
 from dataclasses import replace
 
@@ -16,35 +15,51 @@ from mmdet.models.roi_heads import SingleRoIExtractor
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vovnet.analysis import compute_config_complexity
-from vovnet.benchmark.energy import Energy
+from vovnet.analysis import complexity, compute_config_complexity
+from vovnet.analysis.complexity import compute_mean_cost
+from vovnet.benchmark import inference
+from vovnet.benchmark import model as model_module
+from vovnet.benchmark.energy import Energy, Reading
 from vovnet.benchmark.inference import (
-    Entry,
+    BenchmarkEntry,
     Plan,
     benchmark_inference,
-    num_steps,
+    count_steps,
 )
-from vovnet.benchmark.meters import Reading
-from vovnet.benchmark.model import Input, Subject, subject_cost
-from vovnet.benchmark.report import load, markdown, save
-from vovnet.engine.config import load_config
+from vovnet.benchmark.model import BenchmarkModel, InputConfig
+from vovnet.benchmark.report import list_rows, load, save, write_markdown
+from vovnet.engine.build import load_any_config
 from vovnet.utils import dummy_forward as forward
 from vovnet.utils.devices import find_device
 from vovnet.utils.errors import UserError
 
-module = sys.modules['vovnet.benchmark.inference']  # not the function
-subject_module = sys.modules['vovnet.benchmark.model']
 QUICK = Plan(repeats=2, seconds=0.02, max_warm_up=0.1, meter='none')
+
+
+def round_trip(report):
+    """What a report's JSON file holds."""
+    return json.loads(json.dumps(report.to_dict()))
+
+
+def entries_of(cfg, names):
+    return [BenchmarkEntry(name, cfg) for name in names]
+
+
+def measure(entries, inputs=None, plan=QUICK, **kwargs):
+    return benchmark_inference(entries, inputs or InputConfig(), plan,
+                               **kwargs)
 
 
 def test_two_networks_side_by_side(tiny):
     wide = copy.deepcopy(tiny)
     wide.model.backbone.arch.aggregated_channels = (32, 16, 16)
     steps = []
-    found = benchmark_inference([Entry('one', tiny), Entry('two', wide, accuracy=33.)],
-                      Input(shape=[96, 64], batch_size=2), QUICK,
-                      lambda text, more: steps.append((text, more)))
-    assert len(steps) == num_steps(QUICK, 2) and not any(m for _, m in steps)
+    found = measure(
+        [BenchmarkEntry('one', tiny),
+         BenchmarkEntry('two', wide, accuracy=33.)],
+        InputConfig(shape=[96, 64], batch_size=2),
+        progress=lambda text, more: steps.append((text, more)))
+    assert len(steps) == count_steps(QUICK, 2) and not any(m for _, m in steps)
     for result, cfg in zip(found.results, (tiny, wide)):
         assert result.cost == compute_config_complexity(cfg, [96, 64]).total
         assert result.shapes == {(2, 3, 96, 64): 1}
@@ -66,20 +81,21 @@ def test_two_networks_side_by_side(tiny):
     assert told['torch'] == torch.__version__
     assert told['threads'] == torch.get_num_threads()
     assert 'decoding and NMS' in told['timed']
-    assert [r.input for r in found.results] == ['96x64'] * 2
+    assert [row[1] for row in list_rows(found.to_dict())] == [
+        'input, px', '96x64', '96x64']
 
 
 @pytest.mark.parametrize('dtype', ['fp32', 'bf16', 'fp16'])
 @pytest.mark.parametrize('part', ['backbone', 'detector'])
 def test_precisions(tiny, part, dtype):
-    subject = Subject(tiny, Input(part=part, dtype=dtype, nms=False,
+    model = BenchmarkModel(tiny, InputConfig(part=part, dtype=dtype, nms=False,
                                   channels_last=True))
     kind = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
-    out = subject()
+    out = model.run()
     maps = out if part == 'backbone' else out[0]
     assert {m.dtype for m in maps} == {kind[dtype]}
-    assert subject.tensors[0].is_contiguous(memory_format=torch.channels_last)
-    weight = next(p for p in subject.network.parameters() if p.dim() == 4)
+    assert model.tensors[0].is_contiguous(memory_format=torch.channels_last)
+    weight = next(p for p in model.network.parameters() if p.dim() == 4)
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert weight.dtype == (kind[dtype] if part == 'backbone' else
                             torch.float32)
@@ -88,8 +104,8 @@ def test_precisions(tiny, part, dtype):
 
 def test_random_networks_keep_their_activations(tiny):
     """BN's statistics are those of noise: the maps have about size one."""
-    subject = Subject(tiny, Input(part='backbone'))
-    for level in subject():
+    model = BenchmarkModel(tiny, InputConfig(part='backbone'))
+    for level in model.run():
         assert 0.1 < level.std() < 10
 
 
@@ -98,18 +114,19 @@ def test_statistics_are_computed_where_the_network_is():
     network, seen = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), []
     network[0].register_forward_hook(
         lambda conv, args, out: seen.append(args[0].device.type))
-    subject_module._set_statistics(network.to('meta'), torch.ones(1, 3, 8, 8))
+    model_module._set_statistics(network.to('meta'), torch.ones(1, 3, 8, 8))
     assert seen == ['meta']
 
 
 def test_a_network_is_on_the_device_before_its_statistics(tiny, monkeypatch):
-    order = []
-    monkeypatch.setattr(subject_module, '_set_statistics', lambda network, _:
+    order, real = [], model_module._convert
+    monkeypatch.setattr(model_module, '_set_statistics', lambda network, _:
                         order.append(next(network.parameters()).device.type))
-    monkeypatch.setattr(Subject, '_place', lambda self: order.append('place'))
+    monkeypatch.setattr(model_module, '_convert', lambda *args: (
+        order.append('convert'), real(*args))[1])
     with pytest.raises(UserError):  # nothing runs on meta with real images
-        Subject(tiny, Input(part='backbone', device='meta'))
-    assert order == ['meta', 'place']
+        BenchmarkModel(tiny, InputConfig(part='backbone', device='meta'))
+    assert order == ['meta', 'convert']
 
 
 class Operators(TorchDispatchMode):
@@ -126,21 +143,21 @@ class Operators(TorchDispatchMode):
 
 def test_a_network_alone_is_timed(tiny):
     """Nothing is made for RoIs that a detector does not have."""
-    subject = Subject(tiny, Input(nms=False))
-    images, samples = subject._batches[0]
+    model = BenchmarkModel(tiny, InputConfig(nms=False))
+    images, samples = model.batches[0]
     with torch.no_grad(), Operators() as plain:
-        subject.network(images, samples, mode='tensor')
+        model.network(images, samples, mode='tensor')
     with Operators() as timed:
-        subject()
+        model.run()
     assert timed.names == plain.names
 
 
 def test_proposals_are_made_on_the_device(two_stage):
     """A copy from the host would wait for the device, in timed code."""
-    subject = Subject(two_stage, Input(shape=[96], nms=False))
+    model = BenchmarkModel(two_stage, InputConfig(shape=[96], nms=False))
     with Operators() as made, forward._equal_proposals(
-            subject.network, subject.tensors[0]):
-        [found] = subject.network.rpn_head.predict_by_feat()
+            model.network, model.tensors[0]):
+        [found] = model.network.rpn_head.predict_by_feat()
     assert found.bboxes.shape == (1000, 4)
     assert found.bboxes.unique(dim=0).tolist() == [[0, 0, 32, 32]]
     assert made.names and not {'aten::_to_copy', 'aten::lift_fresh',
@@ -148,14 +165,14 @@ def test_proposals_are_made_on_the_device(two_stage):
 
 
 def test_nms_in_and_out(tiny):
-    with_nms, without = (Subject(tiny, Input(nms=nms)) for nms in (True,
-                                                                   False))
-    [sample] = with_nms()
-    assert len(sample.pred_instances) == with_nms.detections() == 7
-    cls_scores, *_ = without()
+    with_nms, without = (BenchmarkModel(tiny, InputConfig(nms=nms))
+                         for nms in (True, False))
+    [sample] = with_nms.run()
+    assert len(sample.pred_instances) == with_nms.count_detections() == 7
+    cls_scores, *_ = without.run()
     assert [tuple(s.shape) for s in cls_scores] == [
         (1, 5, 8, 8), (1, 5, 4, 4)]
-    assert without.detections() is None
+    assert without.count_detections() is None
 
 
 @pytest.fixture
@@ -168,32 +185,33 @@ def pictures(tmp_path):
 
 
 def test_real_images(tiny, pictures):
-    subject = Subject(tiny, Input(data=str(pictures)))
-    assert subject.shapes == {(1, 3, 64, 64): 2, (1, 3, 32, 64): 1}
+    model = BenchmarkModel(tiny, InputConfig(data=str(pictures)))
+    assert model.shapes == {(1, 3, 64, 64): 2, (1, 3, 32, 64): 1}
     pixels = cv2.imread(str(pictures / '1.png')).transpose(2, 0, 1)
-    assert torch.equal(subject.tensors[1][0],
+    assert torch.equal(model.tensors[1][0],
                        torch.from_numpy(pixels).float())
-    cost, _ = subject_cost(tiny, subject)
+    cost, _ = compute_mean_cost(tiny, model.shapes)
     whole, half = (compute_config_complexity(tiny, shape).total
                    for shape in ([64, 64], [32, 64]))
     assert cost.macs == pytest.approx((2 * whole.macs + half.macs) / 3)
     assert cost.params == whole.params
     seen = []
     for _ in range(4):
-        subject()
-        seen.append(subject.batch)
+        model.run()
+        seen.append(model.run.batch)
     assert sorted(set(seen)) == [0, 1, 2] and seen[0] == seen[3]
 
 
 def test_trained_weights(tiny, tmp_path):
-    first = Subject(tiny, Input(nms=False))
+    first = BenchmarkModel(tiny, InputConfig(nms=False))
     file = tmp_path / 'w.pth'
     torch.save(dict(state_dict=first.network.state_dict()), file)
     for part in 'detector', 'backbone':
-        again = Subject(tiny, Input(part=part, nms=False), str(file))
-        whole = first() if part == 'detector' else [first.network.backbone(
-            first.tensors[0])]
-        out = again() if part == 'detector' else [again()]
+        again = BenchmarkModel(tiny, InputConfig(part=part, nms=False),
+                               str(file))
+        whole = first.run() if part == 'detector' else [
+            first.network.backbone(first.tensors[0])]
+        out = again.run() if part == 'detector' else [again.run()]
         for a, b in zip(whole, out):
             assert all(map(torch.equal, a, b))
 
@@ -219,7 +237,7 @@ class ScriptedMeter:
 
 def test_energy_in_turns_gross_and_net(tiny, monkeypatch):
     meter = ScriptedMeter()
-    monkeypatch.setattr(module, 'find_meter', lambda device, kind: meter)
+    monkeypatch.setattr(inference, 'find_meter', lambda device, kind: meter)
     images = []
 
     def measure_window(meter, run, images_per_run, seconds, sync):
@@ -227,14 +245,14 @@ def test_energy_in_turns_gross_and_net(tiny, monkeypatch):
         images.append((run, images_per_run, seconds))
         return meter.end(), 4
 
-    monkeypatch.setattr(module, 'measure_window', measure_window)
-    monkeypatch.setattr(module, 'measure_idle',
+    monkeypatch.setattr(inference, 'measure_window', measure_window)
+    monkeypatch.setattr(inference, 'measure_idle',
                         lambda meter, seconds: meter.end())
     rests = []
-    monkeypatch.setattr(module.time, 'sleep', rests.append)
+    monkeypatch.setattr(inference.time, 'sleep', rests.append)
     extra = []
     found = benchmark_inference(
-        [Entry('a', tiny), Entry('b', tiny)], Input(batch_size=2),
+        entries_of(tiny, 'ab'), InputConfig(batch_size=2),
         Plan(2, 0.02, max_warm_up=0.1, energy_repeats=3, energy_seconds=12,
              cool_down=3.),
         lambda text, more: extra.append(more))
@@ -262,16 +280,15 @@ def broken(cfg):
 
 def test_a_network_that_fails_is_named_and_the_others_go_on(tiny):
     saves = []
-    found = benchmark_inference(
-        [Entry('good', tiny), Entry('bad', broken(tiny)),
-         Entry('fine', tiny)], Input(), QUICK,
-        save=lambda report: saves.append(json.loads(json.dumps(
-            report.to_dict()))))
+    found = measure(
+        [BenchmarkEntry('good', tiny), BenchmarkEntry('bad', broken(tiny)),
+         BenchmarkEntry('fine', tiny)],
+        save=lambda report: saves.append(round_trip(report)))
     good, bad, fine = found.results
     assert good.fps > 0 and fine.fps > 0 and not good.failure
     assert 'cannot run on cpu' in bad.failure and bad.fps is None
     assert bad.problems == [f'failed: {bad.failure}']
-    text = markdown(found)
+    text = write_markdown(found.to_dict())
     assert f'bad ! failed: {bad.failure}.' in text
     row = next(line for line in text.splitlines() if line[:5] == '| bad')
     assert '| n/a |' in row
@@ -281,7 +298,7 @@ def test_a_network_that_fails_is_named_and_the_others_go_on(tiny):
         True, False, False]
     assert saves[0]['results'][0]['latency'] is None
     with pytest.raises(UserError, match='^bad: .* cannot run on cpu'):
-        benchmark_inference([Entry('bad', broken(tiny))], Input(), QUICK)
+        measure(entries_of(broken(tiny), ['bad']))
 
 
 @pytest.mark.parametrize(('error', 'said'), [
@@ -293,19 +310,18 @@ def test_a_network_that_fails_is_named_and_the_others_go_on(tiny):
 def test_a_network_that_fails_in_its_turn(tiny, error, said, monkeypatch):
     """What it had until then stays; nothing holds it any longer."""
     turns_taken, alive = [], []
-    real = module.take_turn
+    real = inference.take_turn
 
     def take_turn(latency, run, *args):
         turns_taken.append(run)
         if len(turns_taken) == 4:  # of the second network, in its second
-            alive.append(weakref.ref(run.network))
+            alive.append(weakref.ref(run))
             turns_taken.clear()
             raise error
         real(latency, run, *args)
 
-    monkeypatch.setattr(module, 'take_turn', take_turn)
-    found = benchmark_inference([Entry('a', tiny), Entry('b', tiny)], Input(),
-                      Plan(3, 0.02, max_warm_up=0.1, meter='none'))
+    monkeypatch.setattr(inference, 'take_turn', take_turn)
+    found = measure(entries_of(tiny, 'ab'), plan=replace(QUICK, repeats=3))
     a, b = found.results
     assert len(a.latency.repeats) == 3 and len(b.latency.repeats) == 1
     assert re.search(said, b.failure) and not a.failure
@@ -315,17 +331,17 @@ def test_a_network_that_fails_in_its_turn(tiny, error, said, monkeypatch):
 
 def test_a_device_that_is_lost_ends_the_run(tiny, monkeypatch):
     """CUDA fails for all networks after an illegal access: no more blame."""
-    saves, real = [], module.take_turn
+    saves, real = [], inference.take_turn
 
     def take_turn(latency, run, *args):
         if saves and saves[-1][0].latency:
             raise torch.AcceleratorError('CUDA error: illegal memory access')
         real(latency, run, *args)
 
-    monkeypatch.setattr(module, 'take_turn', take_turn)
+    monkeypatch.setattr(inference, 'take_turn', take_turn)
     with pytest.raises(UserError, match='b: AcceleratorError: .*; cpu cannot '
                        'be used any longer'):
-        benchmark_inference([Entry(name, tiny) for name in 'abc'], Input(), QUICK,
+        measure(entries_of(tiny, 'abc'),
                   save=lambda report: saves.append(list(report.results)))
     assert [bool(r.failure) for r in saves[-1]] == [False, True, False]
 
@@ -335,11 +351,11 @@ def test_a_run_that_was_ended_is_resumed(tiny, tmp_path, monkeypatch):
     class End(BaseException):
         """As a signal."""
 
-    entries = [Entry(name, tiny) for name in 'ab']
+    entries = entries_of(tiny, 'ab')
     meter = ScriptedMeter()
-    monkeypatch.setattr(module, 'find_meter', lambda device, kind: meter)
-    monkeypatch.setattr(module.time, 'sleep', lambda seconds: None)
-    monkeypatch.setattr(module, 'measure_idle',
+    monkeypatch.setattr(inference, 'find_meter', lambda device, kind: meter)
+    monkeypatch.setattr(inference.time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(inference, 'measure_idle',
                         lambda meter, seconds: Reading(10., 2.))
     windows, file = [], str(tmp_path / 'a.json')
 
@@ -349,57 +365,56 @@ def test_a_run_that_was_ended_is_resumed(tiny, tmp_path, monkeypatch):
             raise End
         return Reading(20. + len(windows), 2.), 4
 
-    monkeypatch.setattr(module, 'measure_window', measure_window)
+    monkeypatch.setattr(inference, 'measure_window', measure_window)
     plan = Plan(2, 0.02, max_warm_up=0.1, energy_repeats=3)
     with pytest.raises(End):
-        benchmark_inference(entries, Input(), plan,
-                  save=lambda report: save(report, [file]))
+        measure(entries, plan=plan, save=lambda report: save(
+            report.to_dict(), [file]))
     saved = load([file])
     first = [r['latency']['repeats'] for r in saved['results']]
     assert [len(r['energy']['windows']) for r in saved['results']] == [2, 1]
     built = []
-    real = module.Subject
-    monkeypatch.setattr(module, 'Subject', lambda *args: (
+    real = inference.BenchmarkModel
+    monkeypatch.setattr(inference, 'BenchmarkModel', lambda *args: (
         built.append(args), real(*args))[1])
-    found = benchmark_inference(entries, Input(), plan, saved=saved)
+    found = measure(entries, plan=plan, saved=saved)
     assert [r.latency.repeats for r in found.results] == first
     assert len(windows) == 4 + 1 + 2
     assert [[w.reading.joules for w in r.energy.windows]
             for r in found.results] == [[21, 23, 25], [22, 26, 27]]
     assert len(built) == 2
     date = saved['conditions']['date']
-    assert found.notes == [f'{module.KEPT} a, b, on {date}.']
+    assert found.notes == [f'{inference.KEPT} a, b, on {date}.']
     # And what has everything is not even built.
-    again = benchmark_inference(entries, Input(), plan, saved=found.to_dict())
+    again = measure(entries, plan=plan, saved=found.to_dict())
     assert len(built) == 2 and again.to_dict()['results'] == found.to_dict()[
         'results']
     # Another network of that name, or another batch, is not taken for it.
     wide = copy.deepcopy(tiny)
     wide.model.backbone.arch.stage_channels = (16, 8, 8)
-    benchmark_inference([entries[0], Entry('b', wide)], Input(), plan,
-              saved=found.to_dict())
+    measure([entries[0], BenchmarkEntry('b', wide)], plan=plan,
+            saved=found.to_dict())
     assert len(built) == 3
     with pytest.raises(UserError, match='batch: 1, and this is 2; choose '
                        'another --out'):
-        benchmark_inference(entries, Input(batch_size=2), plan, saved=saved)
+        measure(entries, InputConfig(batch_size=2), plan, saved=saved)
 
 
 def test_only_missing_turns_are_taken(tiny, monkeypatch):
     """Of a run that was ended while it took turns, on another host."""
-    entries = [Entry(name, tiny) for name in 'ab']
+    entries = entries_of(tiny, 'ab')
     saves = []
-    benchmark_inference(entries, Input(), replace(QUICK, repeats=4),
-              save=lambda report: saves.append(json.loads(json.dumps(
-                  report.to_dict()))))
+    plan = replace(QUICK, repeats=4)
+    measure(entries, plan=plan,
+            save=lambda report: saves.append(round_trip(report)))
     [saved, *_] = [save for save in saves if [
         len((one['latency'] or {}).get('repeats', []))
         for one in save['results']] == [2, 1]]
     saved['conditions']['system'] = 'another kernel'
-    taken, real = [], module.take_turn
-    monkeypatch.setattr(module, 'take_turn', lambda *args: (
+    taken, real = [], inference.take_turn
+    monkeypatch.setattr(inference, 'take_turn', lambda *args: (
         taken.append(args), real(*args))[1])
-    found = benchmark_inference(entries, Input(), replace(QUICK, repeats=4),
-                      saved=saved)
+    found = measure(entries, plan=plan, saved=saved)
     assert len(taken) == 2 + 3
     for result, one in zip(found.results, saved['results']):
         before = one['latency']['repeats']
@@ -408,12 +423,12 @@ def test_only_missing_turns_are_taken(tiny, monkeypatch):
 
 
 def test_what_failed_is_tried_again(tiny):
-    found = benchmark_inference([Entry('a', tiny), Entry('b', broken(tiny))], Input(),
-                      QUICK)
-    saved = json.loads(json.dumps(found.to_dict()))
+    found = measure(
+        entries_of(tiny, 'a') + entries_of(broken(tiny), 'b'))
+    saved = round_trip(found)
     for one in saved['results']:  # as if the config had been right
         one['model_crc32'] = saved['results'][0]['model_crc32']
-    again = benchmark_inference([Entry('a', tiny), Entry('b', tiny)], Input(), QUICK,
+    again = measure(entries_of(tiny, 'ab'),
                       saved=saved)
     assert [r.failure for r in again.results] == ['', '']
     assert again.results[0].latency.repeats == found.results[
@@ -422,9 +437,8 @@ def test_what_failed_is_tried_again(tiny):
 
 
 def test_disturbed_results_say_so(tiny):
-    found = benchmark_inference([Entry('a', tiny)], Input(),
-                      Plan(2, 0.02, max_warm_up=0., max_spread=0.,
-                           meter='none'))
+    found = measure(entries_of(tiny, 'a'), plan=replace(
+        QUICK, max_warm_up=0., max_spread=0.))
     said = ' '.join(found.results[0].problems)
     assert 'limit 0%' in said and 'warm-up' in said
     found.results[0].max_spread = math.inf
@@ -433,7 +447,7 @@ def test_disturbed_results_say_so(tiny):
 
 
 def test_energy_that_differs_between_windows_says_so(tiny):
-    [result] = benchmark_inference([Entry('a', tiny)], Input(), QUICK).results
+    [result] = measure(entries_of(tiny, 'a')).results
     result.max_spread = 1.
     result.energy = Energy('a counter', 'board', 3., spread=1.67)
     assert 'differ by 167% in energy (limit 100%)' in result.problems[-1]
@@ -466,17 +480,18 @@ def test_two_stages_with_their_own_proposals(two_stage, batch_size,
     monkeypatch.setattr(
         SingleRoIExtractor, 'forward', lambda self, feats, rois, *args:
         (boxes.append(rois), extract(self, feats, rois, *args))[1])
-    subject = Subject(two_stage, Input(shape=[96], batch_size=batch_size))
+    model = BenchmarkModel(
+        two_stage, InputConfig(shape=[96], batch_size=batch_size))
     boxes.clear(), calls.clear()
-    subject()
+    model.run()
     [numbers], [rois] = calls, boxes
     assert len(numbers) == batch_size and sum(numbers) == len(rois)
     assert set(rois[:, 0].int().tolist()) == set(range(batch_size))
     # Without NMS the RPN's boxes are not made, and it has them again after.
     calls.clear(), boxes.clear()
-    without = Subject(two_stage, Input(shape=[96], nms=False))
+    without = BenchmarkModel(two_stage, InputConfig(shape=[96], nms=False))
     boxes.clear()
-    without()
+    without.run()
     assert calls == [] and [len(rois) for rois in boxes] == [1000]
     assert 'predict_by_feat' not in vars(without.network.rpn_head)
 
@@ -487,11 +502,11 @@ def test_detectors_that_need_care(config):
     """DETR's head changes its config; SSD's cannot predict in mmdet 3.3.0."""
     cfg = load_config(config)
     shape = [300] if 'ssd' in config else [64]
-    subject = Subject(cfg, Input(shape=shape))
-    [sample] = subject()
+    model = BenchmarkModel(cfg, InputConfig(shape=shape))
+    [sample] = model.run()
     assert sample.pred_instances.bboxes.shape[1] == 4
-    cost, _ = subject_cost(cfg, subject)
-    assert cost.params == sum(p.numel() for p in subject.network.parameters())
+    cost, _ = compute_mean_cost(cfg, model.shapes)
+    assert cost.params == sum(p.numel() for p in model.network.parameters())
 
 
 def test_what_cannot_be_counted_is_timed(tiny, monkeypatch):
@@ -499,8 +514,8 @@ def test_what_cannot_be_counted_is_timed(tiny, monkeypatch):
     def fail(*args):
         raise UserError('no such luck')
 
-    monkeypatch.setattr(subject_module, 'compute_config_complexity', fail)
-    [found] = benchmark_inference([Entry('a', tiny)], Input(), QUICK).results
+    monkeypatch.setattr(complexity, 'compute_config_complexity', fail)
+    [found] = measure(entries_of(tiny, 'a')).results
     assert found.cost is None and found.fps > 0
     assert found.efficiency is None and found.share is None
     assert 'no such luck' in found.notes[0]
@@ -509,24 +524,24 @@ def test_what_cannot_be_counted_is_timed(tiny, monkeypatch):
 
 def test_a_backbone_takes_the_shape_as_it_is(tiny):
     """pad_size_divisor is the whole model's."""
-    alone = Subject(tiny, Input(part='backbone', shape=[50]))
-    whole = Subject(tiny, Input(shape=[50]))
+    alone = BenchmarkModel(tiny, InputConfig(part='backbone', shape=[50]))
+    whole = BenchmarkModel(tiny, InputConfig(shape=[50]))
     assert list(alone.shapes) == [(1, 3, 50, 50)]
     assert list(whole.shapes) == [(1, 3, 64, 64)]
 
 
 def test_a_classifier(tiny):
-    cfg = load_config('configs/cifar/osa-5-43_1xb64_cifar10.py')
-    [sample] = Subject(cfg, Input(shape=[32]))()
+    cfg = load_any_config('configs/cifar/osa-5-43_1xb64_cifar10.py')
+    [sample] = BenchmarkModel(cfg, InputConfig(shape=[32])).run()
     assert sample.pred_score.shape == (10, )
 
 
 def test_a_checkpoint_of_the_backbone_alone(tiny, tmp_path):
-    first = Subject(tiny, Input(part='backbone'))
+    first = BenchmarkModel(tiny, InputConfig(part='backbone'))
     file = tmp_path / 'b.pth'
     torch.save(first.network.state_dict(), file)
-    again = Subject(tiny, Input(part='backbone'), str(file))
-    assert all(map(torch.equal, first(), again()))
+    again = BenchmarkModel(tiny, InputConfig(part='backbone'), str(file))
+    assert all(map(torch.equal, first.run(), again.run()))
 
 
 @pytest.mark.parametrize(('plan', 'how', 'said'), [
@@ -546,7 +561,7 @@ def test_a_checkpoint_of_the_backbone_alone(tiny, tmp_path):
 ])
 def test_bad_settings(tiny, plan, how, said):
     with pytest.raises(UserError, match=said) as error:
-        benchmark_inference([Entry('a', tiny)], Input(**how),
+        benchmark_inference(entries_of(tiny, 'a'), InputConfig(**how),
                   Plan(**{**vars(QUICK), **plan}))
     assert '\n' not in str(error.value)
 
@@ -554,7 +569,7 @@ def test_bad_settings(tiny, plan, how, said):
 def test_too_few_images(tiny, pictures):
     with pytest.raises(UserError, match='3 images are fewer than '
                        '--batch-size 4'):
-        Subject(tiny, Input(data=str(pictures), batch_size=4))
+        BenchmarkModel(tiny, InputConfig(data=str(pictures), batch_size=4))
 
 
 def test_a_shape_that_the_network_cannot_take(tiny):
@@ -564,7 +579,7 @@ def test_a_shape_that_the_network_cannot_take(tiny):
     with pytest.raises(UserError, match='tiny.py: AlexNet cannot run on cpu '
                        'in fp32 on images of shape 1x3x8x8 .*; try another '
                        '--shape'):
-        Subject(tiny, Input(part='backbone', shape=[8]))
+        BenchmarkModel(tiny, InputConfig(part='backbone', shape=[8]))
 
 
 def test_no_backbone(tiny):
@@ -572,7 +587,7 @@ def test_no_backbone(tiny):
     for model in (tiny.model, [1], None):
         tiny.model = model
         with pytest.raises(UserError, match='tiny.py: has no model.backbone'):
-            Subject(tiny, Input())
+            BenchmarkModel(tiny, InputConfig())
 
 
 def test_the_cpu_is_there():

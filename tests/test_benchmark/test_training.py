@@ -9,18 +9,19 @@ import pytest
 import timm
 import torch
 
-from vovnet.benchmark import training
-from vovnet.benchmark.memory import measure_allocation_peak
+from vovnet.benchmark.latency import Latency
+from vovnet.benchmark.memory import allocation_peak
 from vovnet.benchmark.training import (
-    CONTENDERS,
+    CASES,
     TIMM,
-    Contender,
     Setup,
     Step,
-    cells,
+    TrainingCase,
+    count_steps,
+    list_rows,
     measure_training,
-    num_steps,
     save,
+    write_markdown,
 )
 from vovnet.utils.errors import UserError
 
@@ -34,28 +35,31 @@ def report():
     saved = []
     found = measure_training([ARCH], SMALL, steps.append, saved.append)
     assert saved == [found]  # at once, after the arch
-    assert len(steps) == num_steps([ARCH], SMALL)
+    assert len(steps) == count_steps([ARCH], SMALL)
     return found
 
 
 def test_all_take_turns(report):
-    assert [(r.contender.library, r.contender.with_cp)
-            for r in report.results] == list(CONTENDERS)
-    for result in report.results:
-        assert list(map(len, result.latency.repeats)) == [1] * SMALL.rounds
-        assert result.difference < 1e-6
-    told = report.conditions
+    assert [(r['library'], r['with_cp'])
+            for r in report['results']] == list(CASES)
+    for result in report['results']:
+        assert list(map(len, result['latency']['repeats'])) == [
+            1] * SMALL.rounds
+        assert result['difference'] < 1e-6
+    told = report['conditions']
     assert told['batch'] == 2 and '96x64' in told['input']
     assert told['threads'] == torch.get_num_threads()
     assert told['timm'] == timm.__version__
 
 
 def test_ratios_are_to_timms(report):
-    first = report.results[0]
-    for r in report.results:
-        assert r.memory_ratio == r.memory.tensors / first.memory.tensors
-        assert r.time_ratio == r.latency.median / first.latency.median
-    assert first.memory_ratio == first.time_ratio == 1
+    first = report['results'][0]
+    for r in report['results']:
+        assert r['memory_ratio'] == (
+            r['memory']['tensors'] / first['memory']['tensors'])
+        assert r['time_ratio'] == (
+            r['latency']['median'] / first['latency']['median'])
+    assert first['memory_ratio'] == first['time_ratio'] == 1
 
 
 def test_peak_is_at_least_what_must_be_there(report):
@@ -66,15 +70,15 @@ def test_peak_is_at_least_what_must_be_there(report):
         2 * channels * (96 // stride) * (64 // stride)
         for channels, stride in zip((112, 256, 384, 512), (4, 8, 16, 32)))
     least = 4 * (2 * weights + 2 * 3 * 96 * 64 + outputs)
-    for result in report.results:
-        assert least < result.memory.tensors < 4 * least
+    for result in report['results']:
+        assert least < result['memory']['tensors'] < 4 * least
 
 
 def test_modes_need_less_than_what_keeps_all():
     """Where maps weigh more than weights; how much less is on the page."""
     peaks = []
-    for which in CONTENDERS[1:]:
-        step = Step(Contender(ARCH, *which).build(), Setup((192, )))
+    for which in CASES[1:]:
+        step = Step(TrainingCase(ARCH, *which).build(), Setup((192, )))
         step()
         peaks.append(measure_allocation_peak(step))
     checkpoints, plain, pointwise, block = peaks
@@ -86,10 +90,10 @@ def test_networks_are_timms(arch):
     """Same weights, same outputs; in bf16 and channels last for some."""
     setup = Setup((64, ), channels_last=arch == ARCH,
                   dtype='bf16' if arch == 'V2-19-slim' else 'fp32')
-    theirs = Contender(arch, 'timm', False)
+    theirs = TrainingCase(arch, 'timm', False)
     weights = theirs.build().state_dict()
-    steps = [Step(contender.build(weights), setup)
-             for contender in (theirs, Contender(arch, 'vovnet', False))]
+    steps = [Step(case.build(weights), setup)
+             for case in (theirs, TrainingCase(arch, 'vovnet', False))]
     assert all(step.network.training for step in steps)
     assert torch.equal(*(step.images for step in steps))
     for a, b in zip(*(step.forward() for step in steps), strict=True):
@@ -101,7 +105,7 @@ def test_networks_are_timms(arch):
 
 
 def test_a_step_leaves_nothing():
-    step = Step(Contender(ARCH, 'vovnet', 'block').build(), SMALL)
+    step = Step(TrainingCase(ARCH, 'vovnet', 'block').build(), SMALL)
     seen = []
     step.network.stem[0].conv.weight.register_hook(seen.append)
     step()
@@ -116,33 +120,30 @@ def test_files(report, tmp_path):
     found, rows, page = (file.read_text() for file in files)
     found = json.loads(found)
     assert [r['name'] for r in found['results']] == [
-        r.contender.name for r in report.results]
+        TrainingCase(ARCH, *which).name for which in CASES]
     assert found['conditions']['batch'] == 2
     rows = list(csv.DictReader(io.StringIO(rows)))
-    for row, saved, result in zip(rows, found['results'], report.results,
+    for row, saved, result in zip(rows, found['results'], report['results'],
                                   strict=True):
         assert int(row['peak memory']) == saved['memory']['tensors'] == \
-            result.memory.tensors
+            result['memory']['tensors']
         assert float(row['median time']) == saved['latency']['median']
-        assert row['threads'] == str(report.conditions['threads'])
-    for row in cells(report):
+        assert row['threads'] == str(report['conditions']['threads'])
+    for row in list_rows(report):
         assert f'| {" | ".join(row)} |' in page
     assert '- batch: 2' in page
 
 
-def test_disturbed_times_are_marked(report):
-    result = report.results[0]
-    latency = replace(result.latency, repeats=[[1.], [1.], [2.]])
-    again = replace(report, results=[replace(result, latency=latency)])
-    assert cells(again)[1][-1].endswith(' !')
-    latency = replace(result.latency, repeats=[[1.], [1.], [1.01]])
-    again = replace(report, results=[replace(result, latency=latency)])
-    assert not cells(again)[1][-1].endswith('!')
+@pytest.mark.parametrize(('last', 'is_marked'), [(2., True), (1.01, False)])
+def test_disturbed_times_are_marked(report, last, is_marked):
+    latency = Latency([[1.], [1.], [last]], [[0]] * 3).to_dict()
+    again = dict(results=[dict(report['results'][0], latency=latency)])
+    assert list_rows(again)[1][-1].endswith(' !') == is_marked
 
 
 def test_differences_are_told(report):
-    result = replace(report.results[0], difference=0.25)
-    page = training.markdown(replace(report, results=[result]))
+    result = dict(report['results'][0], difference=0.25)
+    page = write_markdown(dict(report, results=[result]))
     assert 'differ from those of timm by at most 0.2' in page
 
 
@@ -164,7 +165,7 @@ def test_smallest_that_trains():
     """A single image, of which four pixels are left at stride 32."""
     setup = Setup((64, ), batch_size=1)
     setup.check()
-    Step(Contender(ARCH, 'vovnet', False).build(), setup)()
+    Step(TrainingCase(ARCH, 'vovnet', False).build(), setup)()
 
 
 def test_without_timm(monkeypatch):

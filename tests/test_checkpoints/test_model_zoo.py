@@ -11,7 +11,6 @@ from vovnet.checkpoints import (
     update_page,
 )
 from vovnet.checkpoints.metafiles import read_index
-from vovnet.paper import tables as paper
 from vovnet.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -96,23 +95,6 @@ def test_timm_weights_have_an_address_and_a_name():
             assert entry.url == name == KNOWN_WEIGHTS[f'timm/{hub}'].url
             found += 1
     assert found == 6
-
-
-def test_figures_are_those_of_the_paper():
-    """As the benchmark's own transcription of the tables has them."""
-    by_config = {model['Config']: model for model in MODELS}
-    keys = {'multiply-adds, G': 'Multiply-adds (G)',
-            'parameters, M': 'Parameters (M)', 'FPS': 'FPS',
-            'peak memory, MB': 'Memory (MB)', 'J/image': 'Energy (J/im)'}
-    for table in paper.TABLES.values():
-        for row in table:
-            model = by_config[row.config]
-            metrics = model['Results'][0]['Metrics']
-            assert next(iter(metrics.values())) == row.accuracy
-            for title, key in keys.items():
-                if title in row.figures and key in model['Metadata']:
-                    assert model['Metadata'][key] == pytest.approx(
-                        row.figures[title], abs=1), row.name
 
 
 def test_row():

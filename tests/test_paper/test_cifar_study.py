@@ -23,18 +23,16 @@ from vovnet.datasets.shape_folders import TEN_CLASSES
 from vovnet.engine.build import build_network
 from vovnet.paper import cifar_study as module
 from vovnet.paper.cifar_study import (
-    Result,
-    Study,
-    Trained,
-    cells,
+    TrainedClassifier,
+    build_training_step,
+    compare_classifiers,
+    compute_figure2,
     draw_figure2,
-    figure2_rows,
-    markdown,
-    study,
-    terminal_table,
-    training_step,
+    list_rows,
+    write_markdown,
 )
 from vovnet.utils.errors import UserError
+from vovnet.utils.table import build_terminal_table
 
 CONFIGS = Path(__file__).parents[2] / 'configs/cifar'
 CPU = torch.device('cpu')
@@ -60,14 +58,14 @@ def networks(data):
         network.init_weights()
         file = data.parent / f'{name}.pth'
         torch.save(dict(state_dict=network.state_dict()), file)
-        found.append(Trained(name, cfg, str(file)))
+        found.append(TrainedClassifier(name, cfg, str(file)))
     return found
 
 
 @pytest.fixture(scope='module')
 def found(networks, tmp_path_factory):
     said = []
-    found = study(
+    found = compare_classifiers(
         networks, str(tmp_path_factory.mktemp('logs')), batch_size=2,
         repeats=1, seconds=0.01, progress=said.append)
     assert [line for line in said if 'testing' in line] == [
@@ -78,7 +76,7 @@ def found(networks, tmp_path_factory):
 def test_accuracy_is_that_of_the_network(networks, found, data):
     """Each picture of the test set through the network, by hand."""
     import cv2
-    for network, result in zip(networks, found.results):
+    for network, result in zip(networks, found['results']):
         model = build_network(network.cfg)
         model.load_state_dict(torch.load(network.checkpoint)['state_dict'])
         model.eval()
@@ -94,19 +92,18 @@ def test_accuracy_is_that_of_the_network(networks, found, data):
                     scores = model.head.fc(features.mean((2, 3)))
                 right.append(scores.argmax().item() == label)
         assert len(right) == 20
-        assert result.accuracy == pytest.approx(5 * sum(right))
+        assert result['accuracy'] == pytest.approx(5 * sum(right))
 
 
 def test_costs_are_the_papers(found):
     """Its Eq. (1) gives 3.7 M and 2.5 M (2.6 M if rounded)."""
-    dense, osa = found.results
-    assert dense.cost.macs == pytest.approx(264.8e6, rel=1e-3)
-    assert osa.cost.macs == pytest.approx(263.7e6, rel=1e-3)
-    assert round(dense.cost.memory_access_cost / 1e6, 1) == 3.7
-    assert math.floor(osa.cost.memory_access_cost / 1e5) == 25
-    assert (dense.paper.accuracy, osa.paper.accuracy) == (94.76, 94.56)
-    assert dense.paper.memory_access_cost == 3.7e6
-    assert osa.paper.memory_access_cost == 2.5e6
+    dense, osa = found['results']
+    assert dense['cost']['macs'] == pytest.approx(264.8e6, rel=1e-3)
+    assert osa['cost']['macs'] == pytest.approx(263.7e6, rel=1e-3)
+    assert round(dense['cost']['memory_access_cost'] / 1e6, 1) == 3.7
+    assert math.floor(osa['cost']['memory_access_cost'] / 1e5) == 25
+    assert dense['paper'] == dict(accuracy=94.76, memory_access_cost=3.7e6)
+    assert osa['paper'] == dict(accuracy=94.56, memory_access_cost=2.5e6)
 
 
 def test_the_page_counts_so():
@@ -126,18 +123,18 @@ def test_the_page_counts_so():
 
 
 def test_steps_are_timed(found):
-    for result in found.results:
-        assert len(result.step.times) >= 3
-        assert result.step.median > 1e-3
-    assert found.conditions['images of a step'] == '2'
-    assert found.conditions['image, px'] == '32x32'
-    assert 'torch' in found.conditions
+    for result in found['results']:
+        assert result['step']['runs'] >= 3
+        assert result['step']['median'] > 1e-3
+    assert found['conditions']['images of a step'] == '2'
+    assert found['conditions']['image, px'] == '32x32'
+    assert 'torch' in found['conditions']
 
 
 def test_dense_connections_need_more_memory(networks, found):
     """Peak: more than what autograd keeps, and in the paper's order."""
-    for network, result in zip(networks, found.results):
-        model, tensors, _ = training_step(network.cfg, 2, CPU, (32, 32))
+    for network, result in zip(networks, found['results']):
+        model, tensors, _ = build_training_step(network.cfg, 2, CPU, (32, 32))
         kept = {}
 
         def keep(tensor, kept=kept):
@@ -156,12 +153,12 @@ def test_dense_connections_need_more_memory(networks, found):
         activations = sum(kept.values()) - sum(
             size for pointer, size in kept.items() if pointer in {
                 p.data_ptr() for p in model.parameters()})
-        assert fixed + activations < result.memory
+        assert fixed + activations < result['memory']
         # The gradients, and what a layer works on.
-        assert result.memory < fixed + weights + 1.5 * activations
+        assert result['memory'] < fixed + weights + 1.5 * activations
         del out
-    dense, osa = found.results
-    assert dense.memory > 1.5 * osa.memory
+    dense, osa = found['results']
+    assert dense['memory'] > 1.5 * osa['memory']
 
 
 def test_a_step_trains_as_the_config_says(networks):
@@ -170,7 +167,7 @@ def test_a_step_trains_as_the_config_says(networks):
     cfg.optim_wrapper = dict(optimizer=dict(
         type='SGD', lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01))
     torch.manual_seed(0)
-    model, tensors, step = training_step(cfg, 2, CPU, (32, 32))
+    model, tensors, step = build_training_step(cfg, 2, CPU, (32, 32))
     images = tensors[0]
     assert images.shape == (2, 3, 32, 32) and images.dtype == torch.uint8
     weight, gradients, steps = model.head.fc.weight, [], []
@@ -206,11 +203,11 @@ def test_memory_of_a_step_with_known_tensors():
 
 
 def test_table(found):
-    results = [
-        Result('a', 71.25, found.results[0].cost,
-               Latency([[0.1, 0.25, 0.3]], [[0, 0, 0]]), 123_000_000, None),
-        found.results[1]]
-    rows = {row[0]: row[1:] for row in cells(Study(results, {}))}
+    first = dict(
+        found['results'][0], name='a', accuracy=71.25, memory=123_000_000,
+        step=Latency([[0.1, 0.25, 0.3]], [[0, 0, 0]]).to_dict(), paper=None)
+    results = [first, found['results'][1]]
+    rows = {row[0]: row[1:] for row in list_rows(dict(results=results))}
     assert rows[''] == ['a', 'osa-5-43']
     assert rows['accuracy, %'][0] == '71.2'
     assert rows["paper's accuracy, CIFAR-10, %"] == ['', '94.56']
@@ -220,14 +217,12 @@ def test_table(found):
     assert rows['multiply-adds, M'] == ['264.8', '263.7']
     # Figures that no network has are left out.
     assert "paper's accuracy, CIFAR-10, %" not in {
-        row[0] for row in cells(Study(results[:1], {}))}
-    text = markdown(found)
+        row[0] for row in list_rows(dict(results=results[:1]))}
+    text = write_markdown(found)
     assert '| multiply-adds, M | 264.8 | 263.7 |' in text
     assert '- images of a step: 2' in text
-    assert terminal_table(found).row_count == len(rows) - 1
-    stored = json.loads(json.dumps(found.to_dict()))
-    assert [r['memory'] for r in stored['results']] == [
-        r.memory for r in found.results]
+    assert build_terminal_table(list_rows(found)).row_count == len(rows) - 1
+    assert json.loads(json.dumps(found))['results'] == found['results']
 
 
 def test_figure2(networks, tmp_path, monkeypatch):
@@ -239,7 +234,7 @@ def test_figure2(networks, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, 'draw_blocks', draw)
     picture, numbers = draw_figure2(
-        figure2_rows(networks), str(tmp_path))
+        compute_figure2(networks), str(tmp_path))
     assert picture.stat().st_size > 10_000
     (blocks, columns), = drawn
     assert columns == 3
@@ -262,17 +257,19 @@ def test_figure2_of_different_networks(networks, tmp_path):
     file = tmp_path / 'vovnet.pth'
     torch.save(dict(state_dict=build_network(cfg).state_dict()), file)
     with pytest.raises(UserError, match='mine has 4 blocks, osa-5-43 has 3'):
-        figure2_rows([networks[1], Trained('mine', cfg, str(file))])
+        compute_figure2([networks[1],
+                         TrainedClassifier('mine', cfg, str(file))])
 
 
 def test_errors(networks, tmp_path):
-    with pytest.raises(UserError, match='is not of a classifier'):
-        study([Trained('x', Config(dict(default_scope='mmdet')), 'x')],
-              str(tmp_path))
     osa = networks[1]
-    with pytest.raises(UserError, match='is of another model'):
-        study([Trained('x', osa.cfg, networks[0].checkpoint)], str(tmp_path))
-    cfg = osa.cfg.copy()
-    cfg.test_evaluator = dict(type='SingleLabelMetric')
-    with pytest.raises(UserError, match='tells no accuracy/top1'):
-        study([Trained('x', cfg, osa.checkpoint)], str(tmp_path))
+    no_accuracy = osa.cfg.copy()
+    no_accuracy.test_evaluator = dict(type='SingleLabelMetric')
+    for cfg, checkpoint, said in (
+            (Config(dict(default_scope='mmdet')), 'x',
+             'is not of a classifier'),
+            (osa.cfg, networks[0].checkpoint, 'is of another model'),
+            (no_accuracy, osa.checkpoint, 'has no accuracy/top1')):
+        with pytest.raises(UserError, match=said):
+            compare_classifiers([TrainedClassifier('x', cfg, checkpoint)],
+                                str(tmp_path))

@@ -8,11 +8,11 @@ from mmengine.config import Config
 from vovnet.analysis.complexity import Cost
 from vovnet.benchmark import report
 from vovnet.benchmark.energy import Energy
-from vovnet.benchmark.inference import Entry, Report, Result
+from vovnet.benchmark.inference import BenchmarkEntry, Report, Result
 from vovnet.benchmark.latency import Latency
 from vovnet.benchmark.memory import Memory
-from vovnet.paper import tables as paper
 from vovnet.paper.gpu_page import judge, make_page
+from vovnet.paper.tables import load_rows
 from vovnet.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,8 +23,9 @@ def save(folder, name, figures, mode=None, batch=1, dtype='fp32'):
     """A benchmark's report: FPS and J/image of networks by name."""
     results = []
     for network, (fps, joules) in figures.items():
-        entry = Entry(network + (f', {mode}' if mode else ''), Config(
-            cfg_text=' ', filename='a.py'), mode=mode)
+        entry = BenchmarkEntry(
+            network + (f', {mode}' if mode else ''),
+            Config(cfg_text=' ', filename='a.py'), mode=mode)
         energy = joules and Energy('a counter', 'board', joules, before=STATE,
                                    after=STATE)
         seconds = batch / fps
@@ -33,7 +34,8 @@ def save(folder, name, figures, mode=None, batch=1, dtype='fp32'):
             Latency([[seconds] * 3], [[0] * 3]), Memory(10**8, None, None),
             10**13, energy))
     on = dict(date='2030-01-02', timed='all of it', batch=batch, dtype=dtype)
-    report.save(Report(on, results), [str(folder / f'{name}.json')])
+    report.save(Report(on, results).to_dict(),
+                [str(folder / f'{name}.json')])
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def results(tmp_path):
     def scaled(table):
         return {row.name: (
             2 * row.figures['FPS'], row.figures.get('J/image', 0) / 2 or None)
-            for row in paper.TABLES[table]}
+            for row in load_rows([table])}
 
     (tmp_path / 'logs').mkdir()
     (tmp_path / 'steps.json').write_text(json.dumps({

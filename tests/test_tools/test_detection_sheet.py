@@ -11,12 +11,13 @@ from vovnet.analysis import draw_detection_sheet, sample_evenly
 from vovnet.datasets import make_shapes
 
 
-@pytest.fixture
-def dataset(tmp_path):
-    make_shapes(tmp_path / 'shapes', num_train=1, num_val=5, size=64)
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp('sheet') / 'shapes'
+    make_shapes(root, num_train=1, num_val=5, size=64)
     init_default_scope('mmdet')
     return DATASETS.build(dict(
-        type='CocoDataset', data_root=f'{tmp_path}/shapes/',
+        type='CocoDataset', data_root=f'{root}/',
         ann_file='annotations/instances_val.json',
         data_prefix=dict(img='val/'), test_mode=True,
         metainfo=dict(classes=('circle', 'square', 'triangle', 'star',
@@ -75,8 +76,9 @@ def test_sheet_shows_images_truth_and_detections(dataset):
 
 
 def test_low_scores_are_left_out(dataset):
-    shown, hidden = (draw_detection_sheet(Detector(), dataset, [0], score_thr=t)
-                     for t in (0.4, 0.6))
+    shown, hidden = (
+        draw_detection_sheet(Detector(), dataset, [0], score_thr=threshold)
+        for threshold in (0.4, 0.6))
     empty = draw_detection_sheet(Detector(()), dataset, [0])
     assert np.array_equal(hidden, empty)
     assert not np.array_equal(shown, empty)
@@ -94,7 +96,8 @@ def test_the_best_of_several_in_one_place_is_drawn(dataset):
 
     box = (16., 16., 48., 48.)
     twice = draw_detection_sheet(Twice((box, box)), dataset, [0])
-    assert np.array_equal(twice, draw_detection_sheet(Detector(), dataset, [0]))
+    once = draw_detection_sheet(Detector(), dataset, [0])
+    assert np.array_equal(twice, once)
 
 
 def test_masks_are_drawn(dataset):

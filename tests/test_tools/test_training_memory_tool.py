@@ -36,8 +36,9 @@ def test_table_and_files(run_tool, tmp_path):
     (['--threads', '0'], '--threads 0: give at least 1'),
     (['--shape', '0'], '--shape 0'),
     (['--device', 'cuda:9'], '--device cuda:9'),
-    (['--out', 'a.txt'], '--out a.txt: end the name in .json, .csv, .md'),
-    (['--out', 'there.md'], '--out there.md: is there already'),
+    (['--out', 'a.txt'],
+     '--out a.txt: unknown format; end the name in .json, .csv, .md'),
+    (['--out', 'there.md'], '--out there.md: exists already'),
 ])
 def test_mistakes_end_with_one_line(args, said, run_tool, tmp_path):
     (tmp_path / 'there.md').touch()

@@ -1,7 +1,6 @@
 """The paper's Figure 2: ``aggregation_weights.py CONFIG CHECKPOINT``.
 
-Draws by which weights the layers of each OSA or dense block of a trained
-model take their sources (:mod:`vovnet.analysis`).
+Draws the weights of the layers of each OSA or dense block for their sources.
 """
 import argparse
 import os
@@ -16,10 +15,8 @@ from vovnet.analysis.aggregation_weights import (
     draw_blocks,
     write_csv,
 )
-from vovnet.engine.build import PARTS, load_network
-from vovnet.engine.cli import add_config_options
-from vovnet.engine.config import load_config
-from vovnet.engine.prepare import check_output_dir
+from vovnet.engine import launch
+from vovnet.engine.build import PARTS, load_any_config, load_network
 from vovnet.utils.errors import UserError, report_user_errors
 
 SUFFIXES = ('.png', '.pdf', '.svg')
@@ -50,8 +47,8 @@ def main() -> None:
                         f'{", ".join(SUFFIXES)}')
     for option, file in ('--out', args.out), ('--csv', args.csv):
         if file:
-            check_output_dir(os.path.dirname(file) or '.', option)
-    cfg = load_config(args.config, args.cfg_options)
+            launch.check_work_dir(os.path.dirname(file) or '.', option)
+    cfg = load_any_config(args.config, args.cfg_options)
     blocks = compute_aggregation_weights(
         load_network(cfg, args.checkpoint, args.part))
     title = ', '.join(map(os.path.basename, (args.config, args.checkpoint)))
@@ -59,7 +56,7 @@ def main() -> None:
     print(f'{args.out}: {len(blocks)} blocks')
     if args.csv:
         write_csv(blocks, args.csv)
-        print(f'{args.csv}: the same in numbers')
+        print(f'{args.csv}: the numbers')
 
 
 if __name__ == '__main__':

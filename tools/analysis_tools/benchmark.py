@@ -1,8 +1,7 @@
 """Speed, energy, memory, computation: ``benchmark.py CONFIG [CONFIG ...]``.
 
-Measures detectors or their backbones side by side, on noise or on real
-images, with random weights or trained ones (:mod:`vovnet.analysis`), as they
-are or in the modes of :mod:`vovnet.deploy`.
+Measures detectors or their backbones side by side, on noise or on images, with
+random or trained weights, as they are or in the modes of :mod:`vovnet.deploy`.
 """
 import argparse
 import os
@@ -19,15 +18,15 @@ from rich.progress import Progress
 
 from vovnet.benchmark import report
 from vovnet.benchmark.inference import (
-    Entry,
+    BenchmarkEntry,
     Plan,
+    Report,
     benchmark_inference,
-    in_modes,
-    num_steps,
+    count_steps,
+    expand_modes,
 )
 from vovnet.benchmark.latency import ORDERS
-from vovnet.benchmark.meters import METERS
-from vovnet.benchmark.model import DTYPES, TEST_SET, Input
+from vovnet.benchmark.model import DTYPES, TEST_SET, InputConfig
 from vovnet.deploy.optimize.modes import MODES
 from vovnet.engine.build import PARTS
 from vovnet.engine.cli import add_config_options
@@ -35,6 +34,7 @@ from vovnet.engine.config import create_timm_config, load_config
 from vovnet.engine.prepare import check_output_dir
 from vovnet.paper import tables as paper
 from vovnet.utils.errors import UserError, report_user_errors
+from vovnet.utils.table import FORMATS, check_files
 
 
 def parse_args() -> argparse.Namespace:
@@ -112,7 +112,7 @@ def parse_args() -> argparse.Namespace:
     out = parser.add_argument_group('results')
     out.add_argument('--out', nargs='+', default=[], metavar='FILE',
                      help=f'written in the format of their names: '
-                     f'{", ".join(report.FORMATS)}')
+                     f'{", ".join(FORMATS)}')
     out.add_argument('--overwrite', action='store_true',
                      help='files of --out that are there')
     out.add_argument('--resume', action='store_true', help='keep what the '
@@ -123,38 +123,59 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def entries(args: argparse.Namespace) -> list[Entry]:
-    """The networks, each with what the options say of it."""
+def build_entries(args: argparse.Namespace) -> list[BenchmarkEntry]:
+    """Load the configs of the networks, with what the options say of them."""
     if bool(args.configs) == bool(args.paper):
         raise UserError('CONFIG, --paper: give configs, or tables of the '
                         'paper')
     if args.paper:
-        return [Entry(row.name, load_config(row.config, args.cfg_options),
-                      accuracy=row.accuracy, paper=row.figures)
-                for row in paper.rows(args.paper)]
+        return [BenchmarkEntry(
+            row.name, load_any_config(row.config, args.cfg_options),
+            accuracy=row.accuracy, paper=row.figures)
+            for row in paper.load_rows(args.paper)]
+    count = len(args.configs)
     for option in ('checkpoints', 'names', 'accuracies'):
         given = getattr(args, option)
-        if given and len(given) != len(args.configs):
-            raise UserError(f'--{option}: {len(given)} for '
-                            f'{len(args.configs)} configs; give as many')
-    names = args.names or [Path(c.split('::')[-1]).stem for c in args.configs]
-    checkpoints = [None if c == 'none' else c for c in args.checkpoints]
+        if given and len(given) != count:
+            raise UserError(f'--{option}: {len(given)} for {count} configs; '
+                            'give as many')
     if args.timm and args.part != 'backbone':
         raise UserError('--timm: these networks have no head; use --part '
                         'backbone')
-    return [Entry(f'timm {name}', create_timm_config(name))
-            for name in args.timm] + [
-        Entry(name, load_config(config, args.cfg_options), checkpoint,
-              accuracy)
-        for name, config, checkpoint, accuracy in zip(
-            names, args.configs, checkpoints or [None] * len(names),
-            args.accuracies or [None] * len(names))]
+    entries = [BenchmarkEntry(f'timm {name}', timm_config(name))
+               for name in args.timm]
+    names = args.names or [Path(c.split('::')[-1]).stem for c in args.configs]
+    for name, config, checkpoint, accuracy in zip(
+            names, args.configs, args.checkpoints or ['none'] * count,
+            args.accuracies or [None] * count):
+        entries.append(BenchmarkEntry(
+            name, load_any_config(config, args.cfg_options),
+            None if checkpoint == 'none' else checkpoint, accuracy))
+    return entries
+
+
+def print_report(found: dict) -> None:
+    """Print the table and what has to be read with it."""
+    console = Console()
+    if console.is_terminal:
+        view = report.build_view(found, console.width)
+    else:  # rather long than cut
+        console.width = 10_000
+        view = report.build_view(found, console.width)
+        console.width = max(80, console.measure(view).maximum)
+    console.print(view)
+    conditions = '; '.join(
+        f'{key}: {value}' for key, value in found['conditions'].items())
+    for line in *report.list_remarks(found), f'Conditions: {conditions}':
+        console.print(line, highlight=False, markup=False)
+    for line in report.LEGEND:
+        console.print(line, style='dim', highlight=False, markup=False)
 
 
 @report_user_errors()
 def main() -> None:
     args = parse_args()
-    report.check_files(args.out, args.overwrite or args.resume)
+    check_files(args.out, args.overwrite or args.resume)
     saved = report.load(args.out) if args.resume else None
     if args.plot:
         check_output_dir(args.plot, '--plot')
@@ -164,49 +185,41 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     if not args.device:
         args.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    how = Input(args.part, args.nms == 'in', args.shape, args.batch_size,
-                args.data, args.num_images, args.device, args.dtype,
-                args.channels_last)
+    inputs = InputConfig(
+        args.part, args.nms == 'in', args.shape, args.batch_size, args.data,
+        args.num_images, args.device, args.dtype, args.channels_last)
     plan = Plan(args.repeats, args.seconds, args.order, args.max_warm_up,
                 args.max_spread, args.meter, args.energy_repeats,
                 args.energy_seconds, args.cool_down)
-    networks, left = entries(args), []
+    entries, notes = build_entries(args), []
     if args.optimize:
-        networks, left = in_modes(networks, how, args.optimize)
+        entries, notes = expand_modes(entries, inputs, args.optimize)
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task('', total=num_steps(plan, len(networks)))
+        total = count_steps(plan, len(entries))
+        task = bar.add_task('', total=total)
 
         def progress(text: str, more: int) -> None:
-            total = bar.tasks[0].total + more
-            bar.update(task, description=text, total=total, advance=1)
+            nonlocal total
+            total += more
+            bar.update(task, description=text, advance=1, total=total)
 
-        found = benchmark_inference(networks, how, plan, progress, left=left,
-                          saved=saved, save=lambda found: report.save(
-                              found, args.out))
-    report.save(found, args.out)
-    console = Console()
-    if console.is_terminal:
-        width = console.width
-    else:  # rather long than cut
-        width = console.width = 10_000
-    view = report.terminal_table(found, width)
-    if not console.is_terminal:
-        console.width = max(80, console.measure(view).maximum)
-    console.print(view)
-    for line in report.remarks(found):
-        console.print(line, highlight=False, markup=False)
-    console.print('Conditions: ' + '; '.join(
-        f'{key}: {value}' for key, value in found.conditions.items()),
-        highlight=False, markup=False)
-    for line in report.LEGEND:
-        console.print(line, style='dim', highlight=False, markup=False)
+        def save(results: Report) -> None:
+            if args.out:
+                report.save(results.to_dict(), args.out)
+
+        results = benchmark_inference(entries, inputs, plan, progress, save,
+                                      saved, notes)
+    save(results)
+    found = results.to_dict()
+    print_report(found)
     pictures = report.plot(found, args.plot) if args.plot else []
     for file in (*args.out, *pictures):
-        console.print(f'Written: {file}', highlight=False, markup=False)
-    failed = [result.entry.name for result in found.results if result.failure]
+        print(f'Written: {file}')
+    failed = [result['name'] for result in found['results']
+              if result['failure']]
     if failed:
-        raise UserError(f'{", ".join(failed)}: failed, the reason stands '
-                        'under the table; run again with --resume')
+        raise UserError(f'{", ".join(failed)}: failed, for the reason under '
+                        'the table; run again with --resume')
 
 
 if __name__ == '__main__':

@@ -1,11 +1,10 @@
 """The paper's CIFAR-10 study: ``cifar_study.py CONFIG ... --checkpoints ...``.
 
-Sets trained classifiers side by side: accuracy, computation, memory access
-cost, time and memory of a training step, and the weights of Figure 2
-(:mod:`vovnet.paper.cifar_study`). `make study` trains three small ones for it.
+Compares trained classifiers: accuracy, computation, memory access cost, time
+and memory of a training step, and the weights of Figure 2. `make study` trains
+three small ones for it.
 """
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -17,11 +16,11 @@ import vovnet_cli
 import torch
 from rich.console import Console
 
-from vovnet.engine.cli import add_config_options
-from vovnet.engine.config import load_config
-from vovnet.engine.prepare import check_output_dir
-from vovnet.paper import cifar_study as study
+from vovnet.engine import launch
+from vovnet.engine.build import load_any_config
+from vovnet.paper import cifar_study
 from vovnet.utils.errors import UserError, report_user_errors
+from vovnet.utils.table import build_terminal_table, save_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,22 +58,23 @@ def main() -> None:
             'every network')
     check_output_dir(args.out_dir, '--out-dir')
     networks = [
-        study.Trained(name, load_config(config, args.cfg_options), file)
-        for name, config, file in zip(names, args.configs, args.checkpoints)]
-    rows = study.figure2_rows(networks)
+        cifar_study.TrainedClassifier(
+            name, load_any_config(config, args.cfg_options), checkpoint)
+        for name, config, checkpoint in zip(
+            names, args.configs, args.checkpoints)]
+    rows = cifar_study.compute_figure2(networks)
     console = Console()
-    found = study.study(
+    found = cifar_study.compare_classifiers(
         networks, args.out_dir, args.device, args.batch_size, args.shape,
         args.repeats, args.seconds, lambda text: console.print(
             text, style='dim', highlight=False))
-    console.print(study.terminal_table(found))
-    for line in study.LEGEND:
+    console.print(build_terminal_table(cifar_study.list_rows(found)))
+    for line in cifar_study.LEGEND:
         console.print(line, highlight=False)
-    table, numbers = (Path(args.out_dir, f'study.{suffix}')
-                      for suffix in ('md', 'json'))
-    table.write_text(study.markdown(found))
-    numbers.write_text(json.dumps(found.to_dict(), indent=1))
-    for file in table, numbers, *study.draw_figure2(rows, args.out_dir):
+    files = [Path(args.out_dir, f'study.{suffix}')
+             for suffix in ('md', 'json')]
+    save_report(found, files, cifar_study.write_markdown, indent=1)
+    for file in *files, *cifar_study.draw_figure2(rows, args.out_dir):
         print(file)
 
 

@@ -1,7 +1,6 @@
 """Ground truth beside detections: ``detection_sheet.py CONFIG CHECKPOINT``.
 
-Draws images of the config's test data, spread over the whole set, on one
-sheet (:mod:`vovnet.analysis`).
+Draws images of the config's test data, evenly spread, on one sheet.
 """
 import argparse
 import os

@@ -1,7 +1,6 @@
-"""What a network costs: ``get_flops.py CONFIG [--shape H W]``.
+"""Parameters, multiply-adds and memory accesses: ``get_flops.py CONFIG``.
 
-Parameters, multiply-adds and memory accesses of each part of a detector or a
-classifier, without a data set (:mod:`vovnet.analysis`).
+Counts each part of a detector or a classifier, without a data set.
 """
 import argparse
 import json
@@ -20,11 +19,10 @@ from vovnet.analysis.complexity import (
     Cost,
     compute_config_complexity,
 )
-from vovnet.benchmark.report import check_files
-from vovnet.engine.build import PARTS
-from vovnet.engine.cli import add_config_options
-from vovnet.engine.config import load_config
+from vovnet.engine import launch
+from vovnet.engine.build import PARTS, load_any_config
 from vovnet.utils.errors import report_user_errors
+from vovnet.utils.table import check_files
 
 COLUMNS = ('parameters\nM', 'multiply-\nadds, G', 'memory\naccess\ncost, M',
            'elements\nM', 'concat,\nMB')
@@ -47,12 +45,12 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def numbers(cost: Cost) -> list[str]:
+def format_cost(cost: Cost) -> list[str]:
     scales = 1e6, 1e9, 1e6, 1e6, 1e6
     return [f'{value / scale:,.3f}' for value, scale in zip(cost, scales)]
 
 
-def table(found: Complexity, per_layer: bool) -> Table:
+def build_table(found: Complexity, per_layer: bool) -> Table:
     out = Table(title=f'One image, {"x".join(map(str, found.input))}')
     out.add_column('layer' if per_layer else 'part', overflow='fold')
     for column in ('kind', 'input', 'output') if per_layer else ():
@@ -62,13 +60,14 @@ def table(found: Complexity, per_layer: bool) -> Table:
     if per_layer:
         for layer in found.layers:
             shapes = ('x'.join(map(str, s)) for s in layer[2:4])
-            out.add_row(layer.name, layer.kind, *shapes, *numbers(layer.cost))
+            out.add_row(layer.name, layer.kind, *shapes,
+                        *format_cost(layer.cost))
     else:
         for name, cost in found.parts.items():
-            out.add_row(name or '(the model itself)', *numbers(cost))
+            out.add_row(name or '(the model itself)', *format_cost(cost))
     out.add_section()
     blank = [''] * 3 * per_layer
-    out.add_row('total', *blank, *numbers(found.total), style='bold')
+    out.add_row('total', *blank, *format_cost(found.total), style='bold')
     return out
 
 
@@ -77,9 +76,9 @@ def main() -> None:
     args = parse_args()
     if args.json:
         check_files([args.json], overwrite=True, option='--json')
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_any_config(args.config, args.cfg_options)
     found = compute_config_complexity(cfg, args.shape, args.part)
-    view, console = table(found, args.per_layer), Console()
+    view, console = build_table(found, args.per_layer), Console()
     if args.per_layer or not console.is_terminal:  # rather long than cut
         console.width = max(80, Console(width=999).measure(view).maximum)
     console.print(view)

@@ -1,7 +1,6 @@
-"""Measure training memory and time: ``training_memory.py [ARCH ...]``.
+"""Memory and time of training steps: ``training_memory.py [ARCH ...]``.
 
-Compares VoVNet in each mode of ``with_cp`` with timm's network of the same
-arch (:mod:`vovnet.benchmark.training`).
+Compares VoVNet, in each mode of ``with_cp``, with timm's network of the arch.
 """
 import argparse
 import os
@@ -16,9 +15,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from vovnet.benchmark import report, training
+from vovnet.benchmark import training
 from vovnet.benchmark.model import DTYPES
 from vovnet.utils.errors import UserError, report_user_errors
+from vovnet.utils.table import FORMATS, check_files
 
 SETUP = training.Setup()
 
@@ -46,8 +46,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=SETUP.rounds,
                         metavar='N', help='steps of each network, in turns')
     parser.add_argument('--out', nargs='+', default=[], metavar='FILE',
-                        help='files to write, by their suffix: '
-                        f'{", ".join(report.FORMATS)}')
+                        help='written in the format of their names: '
+                        f'{", ".join(FORMATS)}')
     parser.add_argument('--overwrite', action='store_true',
                         help='replace existing files of --out')
     return parser.parse_args()
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 @report_user_errors()
 def main() -> None:
     args = parse_args()
-    report.check_files(args.out, args.overwrite)
+    check_files(args.out, args.overwrite)
     if args.threads is not None:
         if args.threads < 1:
             raise UserError(f'--threads {args.threads}: give at least 1')
@@ -66,12 +66,12 @@ def main() -> None:
     setup = training.Setup(args.shape, args.batch_size, args.device,
                            args.dtype, args.channels_last, args.rounds)
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task('', total=training.num_steps(args.archs, setup))
+        task = bar.add_task('', total=training.count_steps(args.archs, setup))
         found = training.measure_training(
             args.archs, setup, lambda text: bar.update(
                 task, description=text, advance=1),
-            lambda report: training.save(report, args.out))
-    print(training.markdown(found))
+            lambda found: training.save(found, args.out))
+    print(training.write_markdown(found))
     for file in args.out:
         print(f'Written: {file}')
 

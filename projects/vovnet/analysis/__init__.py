@@ -1,4 +1,4 @@
-"""What a model computes and detects."""
+"""Analyses of models: their cost, weights and detections."""
 from .aggregation_weights import BlockWeights, compute_aggregation_weights
 from .complexity import (
     Complexity,

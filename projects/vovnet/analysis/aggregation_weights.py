@@ -1,11 +1,9 @@
-"""Which of its sources a layer uses: the heat maps of the paper's Figure 2.
+"""Heat maps of the weights between the layers of a block.
 
-Sources: Lee et al., arXiv:1904.09730, Figure 2, after Huang et al., "Densely
-Connected Convolutional Networks", arXiv:1608.06993, Figure 5. Neither came
-with code. Huang et al. divide the L1 norm of the weights between two layers
-by the number of input maps; here it is divided by all of its terms (the mean
-absolute weight), which differs by one factor for each column and is the same
-once the columns are normalised. Weights are taken as they are stored: the
+Figure 2 of the VoVNet paper (arXiv:1904.09730), after Figure 5 of "Densely
+Connected Convolutional Networks" (arXiv:1608.06993). The latter divides the L1
+norm of the weights between two layers by the number of input maps; here it is
+the mean absolute weight, which is equal once the columns are normalized. The
 scales of norm layers are not multiplied in.
 """
 import csv
@@ -32,7 +30,7 @@ class BlockWeights(NamedTuple):
 
     Attributes:
         name: Dotted name of the block in the network.
-        layers: Name of each column.
+        layers: Names of the columns.
         values: (sources, layers), float64. Source 0 is the block's input,
             source s the output of its s-th layer; NaN where a layer does not
             take a source.
@@ -42,21 +40,21 @@ class BlockWeights(NamedTuple):
     values: np.ndarray
 
     @property
-    def normalised(self) -> np.ndarray:
+    def normalized(self) -> np.ndarray:
         """``values``, each column divided by its maximum (if not 0)."""
         largest = np.nanmax(self.values, axis=0)
         return self.values / np.where(largest > 0, largest, 1)
 
 
 class _Column(NamedTuple):
-    """A layer: its weights for each source, from source ``first`` on."""
+    """A layer with its weights for each source, from ``first`` on."""
     layer: str
     first: int
     weights: Sequence[Tensor]
 
 
 def compute_aggregation_weights(network: nn.Module) -> list[BlockWeights]:
-    """Measure by which weights the layers of each block take their sources.
+    """Compute the mean absolute weights of the layers for their sources.
 
     The columns of an :class:`~vovnet.models.backbones.vovnet.OSABlock` of n
     layers are
@@ -64,30 +62,29 @@ def compute_aggregation_weights(network: nn.Module) -> list[BlockWeights]:
     - 'reduction', in depthwise blocks that have one: the 1x1 convolution that
       narrows source 0 for layer 1;
     - '1' to 'n', of which each takes only the source before it. Behind a
-      reduction layer 1 stands at source 0 too, which it takes by way of the
-      reduction. Of a depthwise separable layer the kernel is meant that its
-      two convolutions, which nothing separates, amount to;
-    - 'aggregation', the 1x1 convolution that takes all: in the paper's figure
-      the transition layer.
+      reduction, layer 1 takes source 0 through it. A depthwise separable
+      layer counts as the kernel that its two convolutions amount to;
+    - 'aggregation', the 1x1 convolution that takes all sources: in the
+      paper's figure the transition layer.
 
     Those of a dense block (of :class:`~vovnet.models.CIFARNet`, and of
-    mmpretrain's ``DenseNet``, where it is the 1x1 bottleneck of a layer that
-    takes the sources) are '1' to 'n', each of which takes all sources before
-    it, and what takes the block's output: 'transition' or, behind the last
-    block of a classifier with a linear head, 'classifier'. Where neither
-    is there (a backbone alone), the column is left out.
+    mmpretrain's ``DenseNet``, where the 1x1 bottleneck of a layer takes the
+    sources) are '1' to 'n', each of which takes all sources before it, and
+    what takes the block's output: 'transition' or, behind the last block of a
+    classifier with a linear head, 'classifier'; in a backbone alone the
+    column is left out.
 
     Args:
-        network (nn.Module): A model or a backbone, with its weights.
+        network: A model or a backbone, with its weights.
 
     Returns:
-        list[BlockWeights]: For each block, in the network's order.
+        One item for each block, in the network's order.
 
     Raises:
         UserError: If the network has no such block, or a weight is not
             finite.
     """
-    found = [_block(*block) for block in _find(network)]
+    found = [_compute_block(*block) for block in _find_blocks(network)]
     if not found:
         raise UserError(
             f'{type(network).__name__}: has no OSA block and no dense block; '
@@ -96,8 +93,9 @@ def compute_aggregation_weights(network: nn.Module) -> list[BlockWeights]:
     return found
 
 
-def _block(name: str, columns: Sequence[_Column]) -> BlockWeights:
-    # The input, and what each of the layers that have a number puts out.
+def _compute_block(name: str,
+                   columns: Sequence[_Column]) -> BlockWeights:
+    # The input, and the output of each numbered layer.
     sources = 1 + sum(column.layer.isdigit() for column in columns)
     values = np.full((sources, len(columns)), np.nan)
     for j, (layer, first, weights) in enumerate(columns):
@@ -111,15 +109,15 @@ def _block(name: str, columns: Sequence[_Column]) -> BlockWeights:
     return BlockWeights(name, tuple(c.layer for c in columns), values)
 
 
-def _find(network: nn.Module) -> Iterator[tuple[str, list[_Column]]]:
-    """Names and columns of all blocks."""
+def _find_blocks(network: nn.Module) -> Iterator[tuple[str, list[_Column]]]:
+    """Yield the names and columns of all blocks."""
     # A network that has one has imported it; nobody else has to.
     mmpretrain = sys.modules.get('mmpretrain.models.backbones.densenet')
     classifier = getattr(getattr(network, 'head', None), 'fc', None)
     for name, module in network.named_modules():
         prefix = f'{name}.' if name else ''
         if isinstance(module, OSABlock):
-            yield name, _osa(module)
+            yield name, _list_osa_columns(module)
         elif isinstance(module, CIFARNet):
             for child, block in module.blocks.named_children():
                 if isinstance(block, DenseBlock):
@@ -127,25 +125,25 @@ def _find(network: nn.Module) -> Iterator[tuple[str, list[_Column]]]:
                         module.blocks, child.replace('block', 'transition'),
                         None)
                     convs = [layer.conv for layer in block.layers]
-                    yield f'{prefix}blocks.{child}', _dense(
+                    yield f'{prefix}blocks.{child}', _list_dense_columns(
                         convs, convs, transition, classifier)
         elif mmpretrain and isinstance(module, mmpretrain.DenseNet):
             for i, (block, transition) in enumerate(
                     zip(module.stages, module.transitions)):
-                yield f'{prefix}stages.{i}', _dense(
+                yield f'{prefix}stages.{i}', _list_dense_columns(
                     [layer.conv1 for layer in block.block],
                     [layer.conv2 for layer in block.block],
                     transition, classifier)
 
 
-def _osa(block: OSABlock) -> list[_Column]:
-    # A layer with a bottleneck takes its source by that, and gives what its
-    # 3x3 convolution makes.
+def _list_osa_columns(block: OSABlock) -> list[_Column]:
+    # A layer with a bottleneck takes its source through that, and returns the
+    # output of its 3x3 convolution.
     layers = [layer if isinstance(layer, nn.Sequential) else [layer]
               for layer in block.layers]
-    columns = [_Column(str(i), i - 1, [_kernel(layer[0])])
+    columns = [_Column(str(i), i - 1, [_get_kernel(layer[0])])
                for i, layer in enumerate(layers, 1)]
-    widths = [_kernel(layer[-1]).shape[0] for layer in layers]
+    widths = [_get_kernel(layer[-1]).shape[0] for layer in layers]
     joined = block.aggregation.conv.weight
     widths.insert(0, joined.shape[1] - sum(widths))
     if block.reduction is not None:
@@ -154,22 +152,23 @@ def _osa(block: OSABlock) -> list[_Column]:
     return [*columns, _Column('aggregation', 0, joined.split(widths, dim=1))]
 
 
-def _kernel(layer: nn.Module) -> Tensor:
-    """(out, in, 3, 3), also of a depthwise separable layer."""
+def _get_kernel(layer: nn.Module) -> Tensor:
+    """Return (out, in, 3, 3), also of a depthwise separable layer."""
     if not isinstance(layer, DepthwiseSeparableConvModule):
         return layer.conv.weight
     depthwise = layer.depthwise_conv.conv.weight  # (in, 1, 3, 3)
     return layer.pointwise_conv.conv.weight * depthwise.transpose(0, 1)
 
 
-def _dense(readers: Sequence[nn.Conv2d], writers: Sequence[nn.Conv2d],
-           transition: nn.Module | None,
-           classifier: nn.Module | None) -> list[_Column]:
-    """Columns of a dense block.
+def _list_dense_columns(readers: Sequence[nn.Conv2d],
+                        writers: Sequence[nn.Conv2d],
+                        transition: nn.Module | None,
+                        classifier: nn.Module | None) -> list[_Column]:
+    """List the columns of a dense block.
 
     Args:
-        readers: Of each layer, the convolution that takes the sources.
-        writers: Of each layer, the convolution that makes its output.
+        readers: The convolution of each layer that takes the sources.
+        writers: The convolution of each layer that makes its output.
         transition: Behind the block; without ``conv`` behind the last one.
         classifier: The model's last layer, if it has one.
     """
@@ -186,16 +185,14 @@ def _dense(readers: Sequence[nn.Conv2d], writers: Sequence[nn.Conv2d],
 
 def draw_blocks(blocks: Sequence[BlockWeights], title: str = '',
                 columns: int = 4) -> Figure:
-    """Draw normalised weights as the paper's Figure 2 does.
+    """Draw normalized weights as the paper's Figure 2 does.
+
+    Colors (jet) are from 0 to 1, white where there is no connection.
 
     Args:
-        blocks (Sequence[BlockWeights]): One heat map for each.
-        title (str): Of the figure: the network and its training.
-        columns (int): Heat maps in a row.
-
-    Returns:
-        Figure: Colours (jet) from 0 to 1, white where there is no
-        connection; ``savefig`` writes it.
+        blocks: One heat map for each.
+        title: Of the figure: the network and its training.
+        columns: Heat maps in a row.
     """
     columns = min(columns, len(blocks))
     rows = -(-len(blocks) // columns)
@@ -207,7 +204,7 @@ def draw_blocks(blocks: Sequence[BlockWeights], title: str = '',
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, block in zip(axes, blocks):
         picture = axis.imshow(
-            block.normalised, cmap=jet, vmin=0, vmax=1, aspect='auto',
+            block.normalized, cmap=jet, vmin=0, vmax=1, aspect='auto',
             interpolation='nearest')
         axis.set_title(block.name, fontsize=9)
         axis.set(xlabel='layer $l$', ylabel='source $s$')
@@ -233,18 +230,15 @@ def write_csv(blocks: Sequence[BlockWeights], path: str | os.PathLike
               ) -> None:
     """Write a row for each connection, with the columns of ``FIELDS``.
 
-    Args:
-        blocks (Sequence[BlockWeights]): From :func:`compute_aggregation_weights`.
-        path (str | os.PathLike): The file; it is replaced. Numbers are
-            written in full: reading them gives the same float64.
+    Numbers are written in full: reading them gives the same float64.
     """
     with open(path, 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(FIELDS)
         for block in blocks:
-            normalised = block.normalised
+            normalized = block.normalized
             for source, layer in np.argwhere(~np.isnan(block.values)):
                 writer.writerow([
                     block.name, source, block.layers[layer],
                     float(block.values[source, layer]),
-                    float(normalised[source, layer])])
+                    float(normalized[source, layer])])

@@ -1,28 +1,20 @@
-"""What a network costs on paper: parameters, multiply-adds, memory accesses.
-
-Sources:
-- memory access cost: Lee et al., arXiv:1904.09730, Eq. 1, after Ma et al.,
-  "ShuffleNet V2", arXiv:1807.11164, guideline 1;
-- counting at torch's dispatcher: the idea of ``torch.utils.flop_counter``
-  (torch 2.11, read, not copied), which has no parameters, no names of calls
-  and no memory accesses; the tests hold both counts against each other.
-- mmdet 3.3.0's ``get_flops.py`` traces with JIT, needs the validation images
-  and calls multiply-adds FLOPs; no part of it is used.
+"""Parameters, multiply-adds and memory accesses of a network.
 
 The network runs once, and every convolution and matrix product that reaches
-torch is counted, whether a module or a function called it, once for each
-call. Not counted, as is the custom: norms, activations, pooling,
-interpolation, additions. These are models of the traffic, not a hardware
-counter's reading.
+torch's dispatcher is counted, whether a module or a function called it. Memory
+access cost: Lee et al., arXiv:1904.09730, Eq. 1, after guideline 1 of
+"ShuffleNet V2", arXiv:1807.11164. These are models of the traffic, not a
+hardware counter's reading.
 """
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torchvision  # noqa: F401  # defines torch.ops.torchvision
 from mmengine.config import Config
@@ -67,7 +59,7 @@ class Cost(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One call of a convolution, a matrix product or a concatenation.
+    """A call of a convolution, a matrix product or a concatenation.
 
     Attributes:
         name: Dotted name of the innermost module that made the call, '' for
@@ -93,13 +85,13 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Complexity:
-    """What :func:`compute_complexity` finds.
+    """Costs of a network, layer by layer.
 
     Attributes:
         input: Shape of the network's input.
         layers: In the order of their calls.
         parts: Costs of each child of the network, as 'backbone'; '' is the
-            network's own.
+            network itself.
         uncounted: What ran and may multiply but is in no layer: operators
             that are not torch's own, and modules with a weight of two or
             more dimensions.
@@ -117,7 +109,7 @@ class Complexity:
         return sum(self.parts.values(), Cost())
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON, with the convention that explains it."""
+        """Return all of it, with the convention, for JSON."""
         return dict(
             convention=CONVENTION,
             input=self.input,
@@ -129,38 +121,33 @@ class Complexity:
             notes=list(self.notes))
 
 
-def compute_complexity(network: nn.Module, images: Tensor | Sequence[int],
-               run: Callable[[nn.Module, Tensor], Any] | None = None,
-               ) -> Complexity:
-    """Run a network once, in eval mode, and count what it costs.
-
-    A copy is run; the network stays as it is. Batches count as a whole: for
-    costs of one image give one.
+def compute_complexity(
+        network: nn.Module, images: Tensor | Sequence[int],
+        run: Callable[[nn.Module, Tensor], Any] | None = None) -> Complexity:
+    """Run a copy of a network once, in eval mode, and count what it costs.
 
     Args:
-        network (nn.Module): Any network.
-        images (Tensor | Sequence[int]): Input of the network, on its device,
-            or the input's shape: then zeros are the input and, where the
-            network allows it, nothing is computed (torch's meta device).
-        run (Callable, optional): Called with the network and the input, in
-            place of ``network(images)``.
-
-    Returns:
-        Complexity: Layer by layer, and sums.
+        network: Any network.
+        images: Input of the network, on its device, or the input's shape:
+            then zeros are the input and, where the network allows it, nothing
+            is computed (torch's meta device). A batch counts as a whole.
+        run: Called with the network and the input, in place of
+            ``network(images)``.
     """
     run = run or (lambda network, images: network(images))
     if isinstance(images, Tensor):
-        return _count(copy.deepcopy(network), images, run)
+        return _run_counted(copy.deepcopy(network), images, run)
     try:
-        return _count(copy.deepcopy(network).to('meta'),
-                      torch.zeros(*images, device='meta'), run)
-    except Exception:  # code that looks at values, or makes tensors of its own
+        return _run_counted(copy.deepcopy(network).to('meta'),
+                            torch.zeros(*images, device='meta'), run)
+    except Exception:  # code that looks at values or creates CPU tensors
         device = next((p.device for p in network.parameters()), 'cpu')
-        return _count(copy.deepcopy(network),
-                      torch.zeros(*images, device=device), run)
+        return _run_counted(copy.deepcopy(network),
+                            torch.zeros(*images, device=device), run)
 
 
-def _count(network: nn.Module, images: Tensor, run: Callable) -> Complexity:
+def _run_counted(network: nn.Module, images: Tensor,
+                 run: Callable) -> Complexity:
     network.eval()  # returns None where a backbone's train() does
     counter = _Counter(network)
     fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -177,11 +164,11 @@ def _count(network: nn.Module, images: Tensor, run: Callable) -> Complexity:
     for layer in counter.layers:
         parts[layer.part] += layer.cost._replace(params=0)
     return Complexity(tuple(images.shape), counter.layers, dict(parts),
-                      counter.uncounted())
+                      counter.list_uncounted())
 
 
 class _Counter(TorchDispatchMode):
-    """Notes operators, and the module on whose behalf each one runs."""
+    """Records operators, and the module that each one runs for."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -193,9 +180,9 @@ class _Counter(TorchDispatchMode):
         self._foreign = Counter()
         for name, module in self._modules.items():
             # Not hooks, since mmdet calls the forward of heads directly.
-            module.forward = self._named(module.forward, name)
+            module.forward = self._wrap(module.forward, name)
 
-    def _named(self, forward: Callable, name: str) -> Callable:
+    def _wrap(self, forward: Callable, name: str) -> Callable:
 
         @wraps(forward)
         def call(*args, **kwargs):
@@ -233,8 +220,8 @@ class _Counter(TorchDispatchMode):
         self.layers.append(
             Layer(name, kind, tuple(first.shape), tuple(out.shape), cost))
 
-    def uncounted(self) -> list[str]:
-        """Name what ran and may multiply, but has no layer."""
+    def list_uncounted(self) -> list[str]:
+        """Name what ran and may multiply but has no layer."""
         counted = {layer.name for layer in self.layers if layer.cost.macs}
         return [f'{name} ({calls}x)' for name, calls in self._foreign.items()
                 ] + [
@@ -244,11 +231,12 @@ class _Counter(TorchDispatchMode):
                 p.dim() > 1 for p in module.parameters(recurse=False))]
 
 
-def _convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None,
-                 stride: Sequence[int], padding: Sequence[int],
-                 dilation: Sequence[int], transposed: bool,
-                 output_padding: Sequence[int],
-                 groups: int) -> tuple[str, Tensor, Cost]:
+def _count_convolution(
+        out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None,
+        stride: Sequence[int], padding: Sequence[int],
+        dilation: Sequence[int], transposed: bool,
+        output_padding: Sequence[int], groups: int
+        ) -> tuple[str, Tensor, Cost]:
     # A weight is (co, ci / groups, *k) and makes one output from each slice;
     # a transposed one is (ci, co / groups, *k) and spreads one input.
     spread = x if transposed else out
@@ -268,71 +256,70 @@ def _convolution(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None,
     return kind, x, Cost(
         macs=spread.numel() * weight[0].numel(),
         memory_access_cost=pixels * (ci + co) + prod(kernel) * ci * co,
-        elements=_numel(x, out, weight, bias))
+        elements=_count_elements(x, out, weight, bias))
 
 
-def _deform_conv(out: Tensor, x: Tensor, weight: Tensor, offset: Tensor,
-                 mask: Tensor, bias: Tensor, stride_h: int, stride_w: int,
-                 pad_h: int, pad_w: int, dilation_h: int, dilation_w: int,
-                 groups: int, offset_groups: int,
-                 use_mask: bool) -> tuple[str, Tensor, Cost]:
-    """As a convolution: what its interpolation multiplies is left out."""
-    kind, x, cost = _convolution(
+def _count_deform_conv(
+        out: Tensor, x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor,
+        bias: Tensor, stride_h: int, stride_w: int, pad_h: int, pad_w: int,
+        dilation_h: int, dilation_w: int, groups: int, offset_groups: int,
+        use_mask: bool) -> tuple[str, Tensor, Cost]:
+    """Count a convolution, without the products of its interpolation."""
+    kind, x, cost = _count_convolution(
         out, x, weight, bias, (stride_h, stride_w), (pad_h, pad_w),
         (dilation_h, dilation_w), False, (0, 0), groups)
-    read = _numel(offset, mask if use_mask else None)
+    read = _count_elements(offset, mask if use_mask else None)
     return f'deformable {kind}', x, cost._replace(
         elements=cost.elements + read)
 
 
-def _product(out: Tensor, a: Tensor, b: Tensor,
-             bias: Tensor | None = None) -> tuple[str, Tensor, Cost]:
-    """(..., n, ci) by (..., ci, co): 1x1 convolutions of n pixels."""
+def _count_product(out: Tensor, a: Tensor, b: Tensor,
+                   bias: Tensor | None = None) -> tuple[str, Tensor, Cost]:
+    """Count (..., n, ci) by (..., ci, co) as 1x1 convolutions of n pixels."""
     return 'linear' if a.dim() == 2 else 'matmul', a, Cost(
         macs=a.numel() * b.shape[-1],
-        memory_access_cost=_numel(a, b, out),
-        elements=_numel(a, b, out, bias))
+        memory_access_cost=_count_elements(a, b, out),
+        elements=_count_elements(a, b, out, bias))
 
 
-def _cat(out: Tensor, tensors: Sequence[Tensor],
-         dim: int = 0) -> tuple[str, Tensor, Cost]:
+def _count_cat(out: Tensor, tensors: Sequence[Tensor],
+               dim: int = 0) -> tuple[str, Tensor, Cost]:
     return f'cat of {len(tensors)}', tensors[0], Cost(
         cat_bytes=out.numel() * out.element_size())
 
 
-def _numel(*tensors: Tensor | None) -> int:
+def _count_elements(*tensors: Tensor | None) -> int:
     return sum(t.numel() for t in tensors if t is not None)
 
 
 _COSTS = {
-    aten.convolution: _convolution,
-    torch.ops.torchvision.deform_conv2d: _deform_conv,
-    aten.mm: _product,
-    aten.bmm: _product,
-    aten.addmm: lambda out, bias, a, b: _product(out, a, b, bias),
-    aten.baddbmm: lambda out, bias, a, b: _product(out, a, b, bias),
-    aten.cat: _cat,
+    aten.convolution: _count_convolution,
+    torch.ops.torchvision.deform_conv2d: _count_deform_conv,
+    aten.mm: _count_product,
+    aten.bmm: _count_product,
+    aten.addmm: lambda out, bias, a, b: _count_product(out, a, b, bias),
+    aten.baddbmm: lambda out, bias, a, b: _count_product(out, a, b, bias),
+    aten.cat: _count_cat,
 }
 
 
-def compute_config_complexity(cfg: Config, shape: list[int] | None = None,
-                      part: str = 'detector') -> Complexity:
+def compute_config_complexity(cfg: Config,
+                              shape: Sequence[int] | None = None,
+                              part: str = 'detector') -> Complexity:
     """Count what the network of a config costs for one image.
 
     Args:
-        cfg (Config): A detector's or a classifier's.
-        shape (list[int], optional): See :func:`get_input_shape`.
-        part (str): See :func:`build_network`.
-
-    Returns:
-        Complexity: See :func:`vovnet.analysis.complexity.compute_complexity`.
+        cfg: Config of a detector or a classifier.
+        shape: As :func:`vovnet.engine.build.input_shape` takes it.
+        part: 'detector' (the whole model) or 'backbone'.
 
     Raises:
         UserError: If the config has no backbone, or the network cannot run
             on such an image.
     """
     network = build_network(cfg, part)
-    images = get_input_shape(cfg, shape, part)
+    images = input_shape(cfg, shape, part)
+    proposals = get_max_proposals(network)
     try:
         found = compute_complexity(network, images, run_network)
     except Exception as error:
@@ -341,10 +328,36 @@ def compute_config_complexity(cfg: Config, shape: list[int] | None = None,
             f'config {cfg.filename}: {type(network).__name__} cannot run on '
             f'zeros of shape {"x".join(map(str, images))} ({reason}); try '
             'another --shape, or --part backbone') from error
-    if count := get_max_proposals(network):
+    if proposals:
         found = replace(found, notes=[
-            f'roi_head: {count} proposals for the image (test_cfg.rpn.'
+            f'roi_head: {proposals} proposals for the image (test_cfg.rpn.'
             'max_per_img, the most there can be), as mmdet passes them: the '
             'mask head of Mask R-CNN gets the first 100. Where NMS leaves '
             'fewer, what is counted is an upper bound.'])
     return found
+
+
+def compute_mean_cost(cfg: Config, shapes: Mapping[tuple[int, ...], int],
+                      part: str = 'detector'
+                      ) -> tuple[Cost | None, list[str]]:
+    """Count what the network of a config costs for one image, on average.
+
+    Args:
+        cfg: Config of a detector or a classifier.
+        shapes: How many batches there are of each (N, C, H, W).
+        part: 'detector' (the whole model) or 'backbone'.
+
+    Returns:
+        The mean over the batches, or None if the network cannot be counted,
+        and notes for the reader.
+    """
+    costs, notes = [], []
+    for _, _, *size in shapes:
+        try:
+            found = compute_config_complexity(cfg, size, part)
+        except UserError as error:
+            return None, [f'not counted: {error}']
+        costs.append(found.total)
+        notes = notes or list(found.notes)
+    mean = np.average(costs, axis=0, weights=list(shapes.values()))
+    return Cost(*mean.tolist())._replace(params=costs[0].params), notes

@@ -1,7 +1,7 @@
 """Ground truth beside detections, many images on one sheet.
 
-The drawing is mmdet's ``DetLocalVisualizer``; what is added is the common
-scale (its labels are illegible on small images), the titles and the grid.
+mmdet's ``DetLocalVisualizer`` draws; images are enlarged before, because its
+labels are illegible on small ones.
 """
 import warnings
 from collections.abc import Sequence
@@ -24,42 +24,35 @@ _GAP = 8
 
 
 def sample_evenly(length: int, count: int) -> list[int]:
-    """Pick indices evenly, the first one included.
+    """Return ``min(length, count)`` indices below ``length``, evenly spread.
 
-    Args:
-        length (int): Number of items.
-        count (int): How many to pick, at most.
-
-    Returns:
-        list[int]: ``min(length, count)`` different indices, ascending.
+    The first is 0.
     """
     count = min(length, count)
     return [i * length // count for i in range(count)]
 
 
 def draw_detection_sheet(model: nn.Module, dataset: BaseDataset,
-                    indices: Sequence[int], score_thr: float = 0.3,
-                    columns: int = 3, cell: int = 320,
-                    with_masks: bool = False,
-                    overlap_thr: float = 0.6) -> np.ndarray:
+                         indices: Sequence[int], score_thr: float = 0.3,
+                         columns: int = 3, cell: int = 320,
+                         with_masks: bool = False,
+                         overlap_thr: float = 0.6) -> np.ndarray:
     """Draw images of a data set twice, as annotated and as detected.
 
-    Detectors with a sigmoid for each class often find several classes in one
-    place, and their labels would hide each other: of detections that overlap
-    by more than ``overlap_thr`` the best one is drawn.
-
     Args:
-        model (nn.Module): A detector of mmdet, in eval mode.
-        dataset (BaseDataset): Its test data set.
-        indices (Sequence[int]): Which images.
-        score_thr (float): Detections below this score are left out.
-        columns (int): Pairs of pictures in a row of the sheet.
-        cell (int): Longest side of a picture on the sheet, px.
-        with_masks (bool): Draw masks too, where there are any.
-        overlap_thr (float): IoU from which on two boxes are in one place.
+        model: A detector of mmdet, in eval mode.
+        dataset: Its test data set.
+        indices: Which images.
+        score_thr: Detections below this score are left out.
+        columns: Pairs of pictures in a row of the sheet.
+        cell: Longest side of a picture on the sheet, px.
+        with_masks: Draw masks too, where there are any.
+        overlap_thr: Of detections with a larger IoU only the best is drawn:
+            detectors with a sigmoid for each class often find several classes
+            in one place, whose labels would hide each other.
 
     Returns:
-        np.ndarray: The sheet, (H, W, 3) uint8, RGB.
+        The sheet, (H, W, 3) uint8, RGB.
     """
     load = Compose([
         TRANSFORMS.build(dict(type='LoadImageFromFile')),
@@ -74,14 +67,14 @@ def draw_detection_sheet(model: nn.Module, dataset: BaseDataset,
         found = found.pred_instances.cpu()
         found = found[nms(found.bboxes, found.scores, overlap_thr)]
         info = load(dataset.get_data_info(index))
-        cells.append(_pair(
-            visualizer, info['img'][..., ::-1], _annotated(info), found,
+        cells.append(_draw_pair(
+            visualizer, info['img'][..., ::-1], _build_truth(info), found,
             score_thr, cell))
-    return _grid(cells, columns, cell)
+    return _arrange_pairs(cells, columns, cell)
 
 
-def _annotated(info: dict) -> InstanceData:
-    """What the annotations say, without crowds and difficult objects."""
+def _build_truth(info: dict) -> InstanceData:
+    """Return the annotations without crowds and difficult objects."""
     keep = ~info['gt_ignore_flags'].astype(bool)
     truth = InstanceData(
         bboxes=torch.as_tensor(info['gt_bboxes'][keep], dtype=torch.float32),
@@ -92,9 +85,9 @@ def _annotated(info: dict) -> InstanceData:
     return truth
 
 
-def _pair(visualizer: DetLocalVisualizer, image: np.ndarray,
-          truth: InstanceData, found: InstanceData, score_thr: float,
-          cell: int) -> np.ndarray:
+def _draw_pair(visualizer: DetLocalVisualizer, image: np.ndarray,
+               truth: InstanceData, found: InstanceData, score_thr: float,
+               cell: int) -> np.ndarray:
     """Draw two pictures of cell x cell px, side by side."""
     height, width = image.shape[:2]
     scale = cell / max(height, width)
@@ -103,8 +96,8 @@ def _pair(visualizer: DetLocalVisualizer, image: np.ndarray,
         image, size,
         interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
     sample = DetDataSample(
-        gt_instances=_enlarged(truth, scale, size),
-        pred_instances=_enlarged(found, scale, size))
+        gt_instances=_resize(truth, scale, size),
+        pred_instances=_resize(found, scale, size))
     with warnings.catch_warnings():
         # About boxes that touch the border.
         warnings.filterwarnings('ignore', message='.*out of bounds')
@@ -115,9 +108,9 @@ def _pair(visualizer: DetLocalVisualizer, image: np.ndarray,
     return canvas
 
 
-def _enlarged(instances: InstanceData, scale: float,
-              size: tuple[int, int]) -> InstanceData:
-    """Instances on an image of another size, (width, height) in px."""
+def _resize(instances: InstanceData, scale: float,
+            size: tuple[int, int]) -> InstanceData:
+    """Return the instances on an image of another (width, height)."""
     out = InstanceData(
         bboxes=instances.bboxes * scale,
         **{k: v for k, v in instances.items() if k in ('labels', 'scores')})
@@ -130,8 +123,8 @@ def _enlarged(instances: InstanceData, scale: float,
     return out
 
 
-def _grid(cells: Sequence[np.ndarray], columns: int,
-          cell: int) -> np.ndarray:
+def _arrange_pairs(cells: Sequence[np.ndarray], columns: int,
+                   cell: int) -> np.ndarray:
     """Lay pairs out in rows under their titles."""
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)

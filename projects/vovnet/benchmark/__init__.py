@@ -1,7 +1,14 @@
 """Throughput, latency, memory and energy of models, side by side."""
-from .inference import Entry, Plan, Report, Result, benchmark_inference
-from .model import Input
+from .inference import (
+    BenchmarkEntry,
+    Plan,
+    Report,
+    Result,
+    benchmark_inference,
+)
+from .model import InputConfig
 
 __all__ = [
-    'Entry', 'Input', 'Plan', 'Report', 'Result', 'benchmark_inference'
+    'BenchmarkEntry', 'InputConfig', 'Plan', 'Report', 'Result',
+    'benchmark_inference'
 ]

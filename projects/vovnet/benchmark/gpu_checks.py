@@ -31,8 +31,7 @@ from .energy import measure_idle, measure_window
 from .environment import collect_environment
 from .latency import synchronize
 from .memory import measure_memory
-from .meters import find_meter
-from .model import Input, Subject
+from .model import BenchmarkModel, InputConfig
 
 BACKBONE = 'configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py'
 DETECTORS = {
@@ -219,9 +218,9 @@ def check_modes(device: torch.device, small: bool,
     for part, config in (('backbone', BACKBONE),
                          ('detector', DETECTORS['RetinaNet'])):
         shape = [64] if small else [320]
-        subject = Subject(load_config(config), Input(
+        subject = BenchmarkModel(cfg, InputConfig(
             part, False, shape, device=str(device)))
-        for mode in names:
+        for mode in modes:
             name = f'{part}, {mode}'
             if reason := find_obstacle(mode, device):
                 found[name] = reason
@@ -239,8 +238,7 @@ def check_modes(device: torch.device, small: bool,
     return dict(ok=not failures, failures=failures, modes=found)
 
 
-@torch.no_grad()
-def _check_mode(subject: Subject, mode: str) -> dict[str, Any]:
+def _check_mode(subject: BenchmarkModel, mode: str) -> dict[str, Any]:
     """Run a mode as it warms up, records and replays, and on other images.
 
     Errors in 16 bits may be 1.5 times those of autocast.
@@ -269,13 +267,13 @@ def check_synchronization(device: torch.device,
     waits = {}
     for name, config in DETECTORS.items():
         shape = [64] if small and name == 'RetinaNet' else None
-        subject = Subject(load_config(config), Input(
+        subject = BenchmarkModel(load_any_config(config), InputConfig(
             'detector', False, shape, device=str(device)))
-        subject()
+        subject.run()
         if device.type == 'cuda':
             torch.cuda.set_sync_debug_mode('error')
         try:
-            subject()
+            subject.run()
             waits[name] = ''
         except RuntimeError as error:
             waits[name] = _shorten(error)
@@ -298,6 +296,13 @@ def check_memory(device: torch.device, small: bool) -> dict[str, Any]:
         return subject.network, subject.tensors, subject
 
     for _ in range(3):
+
+        def build() -> tuple:
+            subject = BenchmarkModel(cfg, InputConfig(
+                'backbone', False, [64 if small else 320],
+                device=str(device)))
+            return subject.network, subject.tensors, subject.run
+
         memory, subject = measure_memory(build, device)
         del subject
         found.append(memory.to_dict())

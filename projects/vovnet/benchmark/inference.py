@@ -1,11 +1,9 @@
-"""What several networks cost to run, side by side.
+"""Speed, memory, energy and computation of several networks, side by side.
 
 The columns are those of the VoVNet paper's Tables 2 and 4
 (arXiv:1904.09730): speed, memory, energy per image, and computation
 efficiency, which is multiply-adds over time and which the paper prints as
-GFLOP/s. How they are measured is own work, after the advice of Zeus on
-energy (ml.energy) and the faults of mmdet 3.3.0's benchmark (read): it runs
-on CUDA only, gives one mean, and resets the peak of memory when it prints it.
+GFLOP/s.
 """
 import gc
 import json
@@ -13,7 +11,7 @@ import math
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from ..analysis.complexity import CONVENTION, Cost
+from ..analysis.complexity import CONVENTION, Cost, compute_mean_cost
 from ..deploy.optimize.apply import DTYPES
 from ..deploy.optimize.modes import MODES, check_mode, find_obstacle
 from ..utils.devices import find_device
@@ -39,31 +37,28 @@ from .latency import (
     take_turn,
 )
 from .memory import Memory, measure_memory
-from .meters import find_meter
-from .model import Input, Subject, subject_cost
+from .model import BenchmarkModel, InputConfig
 
 PEAK = "machine's matrix product, G multiply-adds/s"
 # Conditions that may differ between a run and the one that resumes it.
 VARYING = ('date', 'load before', 'system', 'repeats',
            'limit of the spread', PEAK)
-# Where a GPU works, what else may: its host, of another machine of the kind.
+# And where a GPU works: its host may be another machine of the kind.
 HOST = 'processor', 'cores', 'threads', 'GPU memory, MiB'
 KEPT = 'Measured in an earlier run:'
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A network that takes part.
+class BenchmarkEntry:
+    """A network to be measured.
 
     Attributes:
-        name: For tables and plots.
-        cfg: Its config.
         checkpoint: Its weights; random without.
         accuracy: Known from elsewhere, in the unit of the caller's choice.
         paper: What the paper prints of it, by the titles of
             :data:`vovnet.benchmark.report.COLUMNS`.
-        mode: A name of :data:`vovnet.deploy.optimize.modes.MODES`; None runs it as it
-            is, in the precision and order of the :class:`Input`.
+        mode: A name of :data:`vovnet.deploy.optimize.modes.MODES`; None runs
+            it as it is, in the precision and memory order of the input.
     """
     name: str
     cfg: Config
@@ -74,7 +69,7 @@ class Entry:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells it from others in a file of results."""
+        """What distinguishes it from others in a file of results."""
         model = json.dumps(self.cfg.to_dict().get('model'), default=str,
                            sort_keys=True)
         return dict(name=self.name, checkpoint=self.checkpoint,
@@ -84,19 +79,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how often is measured.
+    """How long and how often networks are measured.
 
     Attributes:
         repeats: Turns of each network.
         seconds: Length of a turn.
         order: A name of :data:`vovnet.benchmark.latency.ORDERS`.
-        max_warm_up: Seconds that the warm-up of a network takes at most.
+        max_warm_up: Longest warm-up of a network, seconds.
         max_spread: Above this spread of the latency, or of the energy, a
             result is marked.
         meter: As :func:`vovnet.benchmark.meters.find_meter` takes it.
         energy_repeats: Windows of each network in which energy is measured.
-        energy_seconds: Length of such a window, and of that in which the
-            device idles.
+        energy_seconds: Length of a window, and of that of the idle device.
         cool_down: Seconds of rest before each window: a hot chip draws more.
     """
     repeats: int = 5
@@ -110,30 +104,22 @@ class Plan:
     cool_down: float = 5.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Result:
-    """What was found about one network. The device is that of all.
-
-    What has not been measured yet is None.
+    """Measurements of one network; None where not measured yet.
 
     Attributes:
-        entry: The network.
-        batch_size: Images of a run.
-        shapes: Shapes of the input, as (N, C, H, W), with their numbers.
+        shapes: How many batches there are of each (N, C, H, W).
         cost: Of one image; None also if the network cannot be counted.
-        latency: Of one run.
-        memory: Peak.
-        peak: The machine's fastest matrix product, multiply-adds per second,
-            in the network's precision.
-        energy: None also if there is no meter.
-        detections: Boxes per image that NMS left, where there was one.
-        max_spread: See :class:`Plan`.
-        notes: What else a reader has to know.
-        difference: See :class:`vovnet.benchmark.model.Subject`.
-        of_first: Its median time as a share of that of the first network.
+        peak: Multiply-adds per second of the machine's fastest matrix
+            product, in the network's precision.
+        energy: None also without a meter.
+        detections: Boxes per image that NMS left, if there was one.
+        max_spread: As in :class:`Plan`.
+        difference: As in :class:`vovnet.benchmark.model.BenchmarkModel`.
         failure: Why there is no more; '' if nothing failed.
     """
-    entry: Entry
+    entry: BenchmarkEntry
     batch_size: int
     shapes: dict[tuple, int] = field(default_factory=dict)
     cost: Cost | None = None
@@ -145,26 +131,21 @@ class Result:
     max_spread: float = math.inf
     notes: list[str] = field(default_factory=list)
     difference: float | None = None
-    of_first: float | None = None
     failure: str = ''
 
     def is_timed(self, plan: Plan) -> bool:
-        """Whether it had all of its turns."""
+        """Return whether the network had all of its turns."""
         return bool(self.latency) and len(
             self.latency.repeats) >= plan.repeats
 
-    def missing_windows(self, plan: Plan) -> int:
-        """How many windows of energy are to come."""
+    def count_missing_windows(self, plan: Plan) -> int:
+        """Return how many windows of energy are still to be measured."""
         return max(0, plan.energy_repeats - (
             len(self.energy.windows) if self.energy else 0))
 
     @property
     def fps(self) -> float | None:
-        """Images per second, from the median of the latency.
-
-        Of each batch where there are several, so that images of all sizes
-        count.
-        """
+        """Images per second, from the mean of the batches' medians."""
         return self.latency and self.batch_size / self.latency.mean_of_medians
 
     @property
@@ -175,80 +156,64 @@ class Result:
     @property
     def share(self) -> float | None:
         """Efficiency as a share of the machine's matrix product."""
-        return self.efficiency and self.peak and self.efficiency / self.peak
-
-    @property
-    def input(self) -> str:
-        """Height and width, px; of several sizes the extremes."""
-        sizes = sorted({shape[2:] for shape in self.shapes},
-                       key=lambda size: size[0] * size[1])
-        if not sizes:
-            return 'n/a'
-        ends = dict.fromkeys((sizes[0], sizes[-1]))
-        return ' to '.join('x'.join(map(str, size)) for size in ends)
+        efficiency = self.efficiency
+        return efficiency and self.peak and efficiency / self.peak
 
     @property
     def problems(self) -> list[str]:
-        """Why the figures must not be trusted; none if they can be."""
+        """Reasons why the figures must not be trusted."""
         found = []
         if self.failure:
             found.append(f'failed: {self.failure}')
         if self.latency is None:
             return found or ['not measured yet']
-        if self.latency.spread is None:
-            found.append('its spread is not known: some batch was run less '
-                         'than 3 times; raise --repeats or --seconds')
-        elif self.latency.spread > self.max_spread:
+        share, spread, limit = self.share, self.latency.spread, self.max_spread
+        if spread is None:
+            found.append('its spread is unknown: some batch was run less than '
+                         '3 times; raise --repeats or --seconds')
+        elif spread > limit:
             found.append(
-                f'the times differ by {self.latency.spread:.0%} (limit '
-                f'{self.max_spread:.0%}): something disturbed them, measure '
-                'again on an idle machine')
+                f'the times differ by {spread:.0%} (limit {limit:.0%}): '
+                'something disturbed them; measure again on an idle machine')
         if not self.latency.stable:
             found.append('the times had not settled when the warm-up ended; '
                          'raise --max-warm-up')
-        if (self.share or 0) > 1:
+        if share and share > 1:
             found.append("more than the machine's matrix product does, which "
                          'something disturbed: its peak is too low')
         if self.energy is not None:
             found += self.energy.problems
-            if (self.energy.spread or 0) > self.max_spread:
+            if (self.energy.spread or 0) > limit:
                 found.append(
                     f'the windows differ by {self.energy.spread:.0%} in '
-                    f'energy (limit {self.max_spread:.0%}): something '
-                    'disturbed them')
+                    f'energy (limit {limit:.0%}): something disturbed them')
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON and :meth:`from_dict`."""
+        """Return all of it, for JSON and :meth:`from_dict`."""
+        problems, fps = self.problems, self.fps
+        latency = self.latency and self.latency.to_dict()
+        efficiency = self.cost and fps and self.cost.macs * fps
         return dict(
             **self.entry.identity, config=self.entry.cfg.filename,
-            difference=self.difference,
-            of_first=self.of_first, accuracy=self.entry.accuracy,
+            difference=self.difference, accuracy=self.entry.accuracy,
             paper=self.entry.paper, batch_size=self.batch_size,
             shapes=[dict(shape=shape, batches=count)
                     for shape, count in self.shapes.items()],
-            **(self.cost._asdict() if self.cost else {}), fps=self.fps,
-            latency=self.latency and self.latency.to_dict(),
+            **(self.cost._asdict() if self.cost else {}), fps=fps,
+            latency=latency,
             memory=self.memory and self.memory.to_dict(),
             matmul_peak=self.peak,
             energy=self.energy and self.energy.to_dict(),
-            multiply_adds_per_second=self.efficiency,
-            share_of_matmul_peak=self.share, detections=self.detections,
-            failure=self.failure, problems=self.problems, notes=self.notes)
+            multiply_adds_per_second=efficiency,
+            share_of_matmul_peak=efficiency and self.peak
+            and efficiency / self.peak, detections=self.detections,
+            failure=self.failure, problems=problems, notes=self.notes)
 
     @classmethod
-    def from_dict(cls, entry: Entry, saved: dict[str, Any],
+    def from_dict(cls, entry: BenchmarkEntry, saved: Mapping[str, Any],
                   max_spread: float) -> 'Result':
-        """Read what :meth:`to_dict` gave.
-
-        Args:
-            entry (Entry): The network.
-            saved (dict): From JSON.
-            max_spread (float): See :class:`Plan`.
-
-        Returns:
-            Result: What it was, but for this limit.
-        """
+        """Restore what :meth:`to_dict` returned, with another limit."""
         return cls(
             entry, saved['batch_size'],
             {tuple(one['shape']): one['batches'] for one in saved['shapes']},
@@ -259,36 +224,22 @@ class Result:
             saved['matmul_peak'],
             saved['energy'] and Energy.from_dict(saved['energy']),
             saved['detections'], max_spread, saved['notes'],
-            saved['difference'], saved['of_first'], saved['failure'])
+            saved['difference'], saved['failure'])
 
 
 @dataclass
 class Report:
-    """Results, and what they were measured on.
+    """Results, and the conditions of all of them.
 
-    Attributes:
-        conditions: Of all results.
-        results: In the order of the entries.
-        no_energy: Why there is no energy; '' if there is.
-        notes: What else a reader has to know.
+    ``no_energy`` is why there is no energy, or ''.
     """
     conditions: dict[str, Any]
     results: list[Result]
     no_energy: str = ''
     notes: list[str] = field(default_factory=list)
 
-    def compare(self) -> None:
-        """Set each time as a share of the first network's."""
-        first = self.results[0].latency
-        for result in self.results:
-            result.of_first = (first and result.latency and
-                               result.latency.median / first.median)
-
-    def take_over(self, saved: dict[str, Any]) -> None:
-        """Keep what an earlier run found, on the same machine.
-
-        Args:
-            saved (dict): What :meth:`to_dict` gave then.
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Keep what :meth:`to_dict` returned in an earlier run.
 
         Raises:
             UserError: If the conditions were others.
@@ -298,18 +249,19 @@ class Report:
         for key, value in self.conditions.items():
             if key not in varying and before.get(key) != value:
                 raise UserError(
-                    f'--resume: what is there was measured with {key}: '
+                    f'--resume: the saved results were measured with {key}: '
                     f'{before.get(key)}, and this is {value}; choose another '
                     '--out, or leave --resume out')
-        known = {json.dumps({key: one[key] for key in self.results[
-            0].entry.identity}): one for one in saved['results']}
         kept = []
         for number, result in enumerate(self.results):
-            if one := known.get(json.dumps(result.entry.identity)):
-                self.results[number] = found = Result.from_dict(
-                    result.entry, one, result.max_spread)
-                if found.latency:
-                    kept.append(found.entry.name)
+            entry = result.entry
+            found = next((one for one in saved['results'] if
+                          entry.identity.items() <= one.items()), None)
+            if found:
+                self.results[number] = Result.from_dict(
+                    entry, found, result.max_spread)
+                if found['latency']:
+                    kept.append(entry.name)
         self.notes += [note for note in saved['notes']
                        if note.startswith(KEPT)]
         if kept:
@@ -318,23 +270,23 @@ class Report:
                               f'{before["date"]}.')
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON; units are SI's."""
+        """Return all of it, for tables and JSON; units are SI's.
+
+        ``of_first`` is the median time as a share of the first network's.
+        """
+        results = [result.to_dict() for result in self.results]
+        first = results[0]['latency']
+        for result in results:
+            result['of_first'] = (
+                first and result['latency']
+                and result['latency']['median'] / first['median'])
         return dict(
             convention=CONVENTION, conditions=self.conditions,
-            no_energy=self.no_energy, notes=self.notes,
-            results=[result.to_dict() for result in self.results])
+            no_energy=self.no_energy, notes=self.notes, results=results)
 
 
-def check_plan(plan: Plan, how: Input) -> None:
-    """Refuse settings that measure nothing.
-
-    Args:
-        plan (Plan): The plan.
-        how (Input): The input.
-
-    Raises:
-        UserError: Naming the option.
-    """
+def check_plan(plan: Plan, inputs: InputConfig) -> None:
+    """Raise a UserError, which names the option, for wrong values."""
     for option, value, least in (
             ('--repeats', plan.repeats, 1), ('--seconds', plan.seconds, 0),
             ('--energy-repeats', plan.energy_repeats, 1),
@@ -342,8 +294,8 @@ def check_plan(plan: Plan, how: Input) -> None:
             ('--cool-down', plan.cool_down, 0),
             ('--max-warm-up', plan.max_warm_up, 0),
             ('--max-spread', plan.max_spread, 0),
-            ('--batch-size', how.batch_size, 1),
-            ('--num-images', how.num_images, 1)):
+            ('--batch-size', inputs.batch_size, 1),
+            ('--num-images', inputs.num_images, 1)):
         if not least <= value < math.inf:
             raise UserError(f'{option} {value}: give at least {least}')
     if plan.order not in ORDERS:
@@ -351,262 +303,237 @@ def check_plan(plan: Plan, how: Input) -> None:
                         f'{", ".join(ORDERS)}')
 
 
-def in_modes(entries: Sequence[Entry], how: Input, modes: Sequence[str]
-             ) -> tuple[list[Entry], list[str]]:
-    """Let each network take part once in each mode.
+def expand_modes(entries: Sequence[BenchmarkEntry], inputs: InputConfig,
+                 modes: Sequence[str]
+                 ) -> tuple[list[BenchmarkEntry], list[str]]:
+    """Return an entry for each network in each mode, and notes.
 
-    Args:
-        entries (Sequence[Entry]): The networks.
-        how (Input): What they run on.
-        modes (Sequence[str]): Names of :data:`vovnet.deploy.optimize.modes.MODES`, or
-            'auto' alone for all that can be used here.
-
-    Returns:
-        tuple: The entries, those of a network together, and which modes
-        'auto' leaves out, with the reasons.
+    The mode 'auto' stands for all that can be used here; the notes say why
+    it leaves the others out.
 
     Raises:
         UserError: If a mode that is asked for cannot be used here, or the
             input sets what modes set.
     """
-    if how.dtype != 'fp32' or how.channels_last:
+    if inputs.dtype != 'fp32' or inputs.channels_last:
         raise UserError('--dtype, --channels-last: leave them out with '
                         '--optimize, whose modes set them')
-    device = find_device(how.device, DEVICE_TYPES)
-    reasons = {name: find_obstacle(name, device) or (
+    device = find_device(inputs.device, MEASURED)
+    decodes = inputs.part == 'detector' and inputs.nms
+    obstacles = {name: find_obstacle(name, device) or (
         'decodes no boxes; use --nms out or --part backbone'
-        if mode.runtime and how.part == 'detector' and how.nms else None)
-        for name, mode in MODES.items()}
+        if mode.runtime and decodes else None) for name, mode in MODES.items()}
+    notes = []
     if list(modes) == ['auto']:
-        modes = [name for name in MODES if not reasons[name]]
-        left = [f'{name}: not tried, {reason}.'
-                for name, reason in reasons.items() if reason]
-    else:
-        left = []
-        for name in modes:
-            check_mode(name, device)
-            if reasons[name]:
-                raise UserError(f'mode {name}: {reasons[name]}')
+        modes = [name for name in MODES if not obstacles[name]]
+        notes = [f'{name}: not tried, {obstacle}.'
+                 for name, obstacle in obstacles.items() if obstacle]
+    for name in modes:
+        check_mode(name, device)
+        if obstacles[name]:
+            raise UserError(f'mode {name}: {obstacles[name]}')
     return [replace(entry, name=f'{entry.name}, {name}', mode=name)
-            for entry in entries for name in modes], left
+            for entry in entries for name in modes], notes
 
 
-def num_steps(plan: Plan, count: int) -> int:
-    """How often :func:`benchmark_inference` reports progress, without energy.
-
-    Args:
-        plan (Plan): The plan.
-        count (int): Number of networks.
-
-    Returns:
-        int: See above.
-    """
+def count_steps(plan: Plan, count: int) -> int:
+    """Return how often ``count`` networks report progress, without energy."""
     return count * (2 + plan.repeats) + 1
 
 
-def benchmark_inference(entries: Sequence[Entry], how: Input, plan: Plan,
-              progress: Callable[[str, int], None] = lambda *_: None,
-              save: Callable[[Report], None] = lambda _: None,
-              saved: dict[str, Any] | None = None,
-              left: Sequence[str] = ()) -> Report:
+def benchmark_inference(entries: Sequence[BenchmarkEntry],
+                        inputs: InputConfig, plan: Plan,
+                        progress: Callable[[str, int], None] = lambda *_: None,
+                        save: Callable[[Report], None] = lambda _: None,
+                        saved: Mapping[str, Any] | None = None,
+                        notes: Sequence[str] = ()) -> Report:
     """Measure networks side by side.
 
-    A network that fails is taken out, and the others go on.
+    All networks stay on the device. One that fails is taken out, and the
+    others go on.
 
     Args:
-        entries (Sequence[Entry]): The networks. All stay on the device.
-        how (Input): What they run on.
-        plan (Plan): How long and how often.
-        progress (Callable): Called before each step with what comes next, and
-            with the number of steps that are to come beyond
-            :func:`num_steps`.
-        save (Callable): Called after each network, each of its turns and each
-            window of energy with what there is.
-        saved (dict, optional): What :meth:`Report.to_dict` gave of an earlier
-            run. What it has is not measured again.
-        left (Sequence[str]): Notes for the report.
-
-    Returns:
-        Report: What was found.
+        entries: The networks.
+        inputs: What they run on.
+        plan: How long and how often they run.
+        progress: Called before each step with what comes next, and with the
+            number of steps that are to come beyond :func:`count_steps`.
+        save: Called with the report so far after each network, each of its
+            turns and each window of energy.
+        saved: What :meth:`Report.to_dict` returned in an earlier run, which
+            is not measured again.
+        notes: For the report.
 
     Raises:
-        UserError: If a setting measures nothing, the device is not there,
-            ``saved`` is of other conditions, or all networks failed.
+        UserError: If a setting is wrong, the device cannot be used, ``saved``
+            is of other conditions, or all networks failed.
     """
-    check_plan(plan, how)
-    device = find_device(how.device, DEVICE_TYPES)
+    check_plan(plan, inputs)
+    settings = _describe_settings(entries, inputs, plan)
+    device = find_device(inputs.device, MEASURED)
     meter = find_meter(device, plan.meter)
+    no_energy = '' if meter else meter.reason
     if device.type == 'cuda':
         # Only for a fixed shape does cuDNN's search for algorithms pay.
-        torch.backends.cudnn.benchmark = how.data is None
+        torch.backends.cudnn.benchmark = inputs.data is None
     report = Report(
-        dict(_settings(entries, how, plan), **collect_environment(device)),
-        [Result(entry, how.batch_size, max_spread=plan.max_spread)
-         for entry in entries], '' if meter else meter.reason, [*left])
+        {**settings, **conditions(device)},
+        [Result(entry, inputs.batch_size, max_spread=plan.max_spread)
+         for entry in entries], no_energy, [*notes])
     if saved:
-        report.take_over(saved)
-    _Benchmark(report, how, plan, device, meter, progress, save).run()
+        report.resume(saved)
+    _Benchmark(report, inputs, plan, device, None if no_energy else meter,
+               progress, save).run()
     return report
 
 
 class _Benchmark:
-    """The steps of :func:`benchmark_inference`, each of which may fail for a network."""
+    """The steps of a benchmark, each of which may fail for a network."""
 
-    def __init__(self, report: Report, how: Input, plan: Plan,
+    def __init__(self, report: Report, inputs: InputConfig, plan: Plan,
                  device: torch.device, meter: Any, progress: Callable,
                  save: Callable) -> None:
-        self.report, self.results = report, report.results
-        self.how, self.plan = how, plan
+        self.report, self.inputs, self.plan = report, inputs, plan
         self.device, self.meter = device, meter
         self.progress, self.save = progress, save
-        self.subjects: dict[int, Subject] = {}
+        self.models: dict[Result, BenchmarkModel] = {}
         self.peaks: dict[str, list[float]] = {}
-        self.costs: dict[tuple, tuple] = {}  # the same in all modes
+        self.costs: dict[tuple, tuple] = {}  # equal in all modes
 
     def run(self) -> None:
         """Measure what the results do not have yet."""
-        plan, numbers = self.plan, range(len(self.results))
-        untimed = [i for i in numbers if not self.results[i].is_timed(plan)]
-        windows = {i: self.results[i].missing_windows(plan) if self.meter
-                   else 0 for i in numbers}
-        for number in numbers:
-            if number in untimed or windows[number]:
-                self._step(number, 'building', self._build)
+        results, plan = self.report.results, self.plan
+        untimed = [r for r in results if not r.is_timed(plan)]
+        windows = {r: r.count_missing_windows(plan) if self.meter else 0
+                   for r in results}
+        for result in results:
+            if result in untimed or windows[result]:
+                self._step(result, 'building', self._build)
         if untimed:
-            self._time([i for i in untimed if i in self.subjects])
-        if any(windows[i] for i in self.subjects):
+            self._time([r for r in untimed if r in self.models])
+        if any(windows[r] for r in self.models):
             self._measure_energy(windows)
-        if all(result.failure for result in self.results):
-            raise UserError('; '.join(
-                f'{result.entry.name}: {result.failure}'
-                for result in self.results))
+        if all(r.failure for r in results):
+            raise UserError('; '.join(f'{r.entry.name}: {r.failure}'
+                                      for r in results))
 
-    def _step(self, number: int, what: str,
-              step: Callable[[int], None]) -> None:
+    def _step(self, result: Result, what: str,
+              step: Callable[[Result], None]) -> None:
         """Take a step of a network that has not failed, and save."""
-        result = self.results[number]
         self.progress(f'{what} {result.entry.name}', 0)
         if result.failure and what != 'building':
             return
         is_lost = False
         try:
             result.failure = ''
-            step(number)
+            step(result)
         except Exception as error:  # the network's, whatever it is
             result.failure = _explain(error)
             is_lost = any(isinstance(one, torch.AcceleratorError)
                           for one in (error, error.__cause__))
         if result.failure:
-            self.subjects.pop(number, None)
+            self.models.pop(result, None)
             gc.collect()
             if self.device.type == 'cuda' and not is_lost:
                 torch.cuda.empty_cache()
-        self.report.compare()
         self.save(self.report)
-        if result.failure and is_lost:
+        if is_lost:
             raise UserError(
                 f'{result.entry.name}: {result.failure}; {self.device} cannot '
                 'be used any longer by this process, run again with --resume')
 
-    def _build(self, number: int) -> None:
-        result = self.results[number]
+    def _build(self, result: Result) -> None:
         entry = result.entry
 
         def build() -> tuple:
-            subject = Subject(entry.cfg, self.how, entry.checkpoint,
-                              entry.mode)
-            return subject.network, subject.tensors, subject
+            self.models[result] = model = BenchmarkModel(
+                entry.cfg, self.inputs, entry.checkpoint, entry.mode)
+            return model.network, model.tensors, model.run
 
-        memory, subject = measure_memory(build, self.device)
-        if subject.foreign:  # torch does not know what they hold
+        memory, _ = measure_memory(build, self.device)
+        model = self.models[result]
+        if model.foreign:  # torch does not know what they hold
             memory = replace(memory, tensors=None)
-        counted = id(entry.cfg), *subject.shapes
+        result.shapes, result.memory = dict(model.shapes), memory
+        result.difference = model.difference
+        result.detections = model.count_detections()
+        counted = id(entry.cfg), *result.shapes
         if counted not in self.costs:
-            self.costs[counted] = subject_cost(entry.cfg, subject)
-        cost, notes = self.costs[counted]
-        result.shapes, result.memory = dict(subject.shapes), memory
-        result.cost, result.notes = cost, [*notes]
-        result.difference = subject.difference
-        result.detections = subject.detections()
-        self.subjects[number] = subject
+            self.costs[counted] = compute_mean_cost(
+                entry.cfg, result.shapes, self.inputs.part)
+        result.cost, notes = self.costs[counted]
+        result.notes = [*notes]
 
-    def _time(self, numbers: list[int]) -> None:
+    def _time(self, results: list[Result]) -> None:
         """Time networks in turns, between two looks at the machine's best."""
-        plan, device = self.plan, self.device
-        self.progress("the machine's matrix product", 0)
-        self._measure_peaks(numbers)
+        plan, device, started = self.plan, self.device, {}
 
-        started = {}
+        def warm_up(result: Result) -> None:
+            started[result] = start_timing(self.models[result].run, device,
+                                           plan.max_warm_up)
+            if result.latency:  # the turns of an earlier run stay
+                started[result] = result.latency
 
-        def warm(number: int) -> None:
-            new = start_timing(self.subjects[number], device,
-                               plan.max_warm_up)
-            # The turns that an earlier run has taken stay.
-            started[number] = self.results[number].latency or new
-
-        def turn(number: int) -> None:
-            take_turn(started[number], self.subjects[number], device,
+        def take_turn_of(result: Result) -> None:
+            take_turn(started[result], self.models[result].run, device,
                       plan.seconds)
-            self.results[number].latency = started[number]
+            result.latency = started[result]
 
-        for number in numbers:
-            self._step(number, 'warming up', warm)
-        for index in schedule_turns(len(numbers), plan.repeats, plan.order):
-            number = numbers[index]
-            if not self.results[number].is_timed(plan):
-                self._step(number, 'timing', turn)
+        self.progress("the machine's matrix product", 0)
+        self._measure_peaks(results)
+        for result in results:
+            self._step(result, 'warming up', warm_up)
+        for index in list(turns(len(results), plan.repeats, plan.order)):
+            if not results[index].is_timed(plan):
+                self._step(results[index], 'timing', take_turn_of)
         # Once more: what disturbed the first may have gone.
-        self._measure_peaks(numbers)
+        self._measure_peaks(results)
         self.save(self.report)
 
-    def _measure_peaks(self, numbers: list[int]) -> None:
-        timed = [i for i in numbers if i in self.subjects]
-        peaks = self.peaks
-        for dtype in dict.fromkeys(self.subjects[i].dtype for i in timed):
-            peaks.setdefault(dtype, []).append(
-                measure_matmul_peak(self.device, DTYPES[dtype]))
-        for number in timed:
-            self.results[number].peak = max(
-                peaks[self.subjects[number].dtype])
+    def _measure_peaks(self, results: list[Result]) -> None:
+        timed = [result for result in results if result in self.models]
+        for dtype in {self.models[result].dtype: None for result in timed}:
+            self.peaks.setdefault(dtype, []).append(
+                matmul_peak(self.device, DTYPES[dtype]))
+        for result in timed:
+            result.peak = max(self.peaks[self.models[result].dtype])
         self.report.conditions[PEAK] = ', '.join(
             ' and '.join(f'{peak / 1e9:.1f}' for peak in found) +
-            f' ({dtype})' * (len(peaks) > 1)
-            for dtype, found in peaks.items())
+            f' ({dtype})' * (len(self.peaks) > 1)
+            for dtype, found in self.peaks.items())
 
-    def _measure_energy(self, windows: dict[int, int]) -> None:
+    def _measure_energy(self, windows: dict[Result, int]) -> None:
         """Measure windows of work in turns, after one without work."""
-        plan, meter, numbers = self.plan, self.meter, sorted(self.subjects)
+        plan, meter, results = self.plan, self.meter, list(self.models)
         self.progress('energy of the idle device',
-                      1 + sum(windows[i] for i in numbers))
-        sync = partial(synchronize, self.device)
+                      1 + sum(windows[result] for result in results))
+        sync = synchronizer(self.device)
         sync()
         time.sleep(plan.cool_down)
         idle = measure_idle(meter, plan.energy_seconds)
 
-        def window(number: int) -> None:
-            subject, energy = self.subjects[number], self.results[
-                number].energy
+        def measure(result: Result) -> None:
+            run, energy = self.models[result].run, result.energy
             time.sleep(plan.cool_down)
-            subject()
+            run()
             before = meter.state()
-            found = measure_window(meter, subject, self.how.batch_size,
-                                   plan.energy_seconds, sync)
+            window = measure_window(meter, run, self.inputs.batch_size,
+                                    plan.energy_seconds, sync)
             # At once, while the clocks are still those of the work.
             after = meter.state()
-            self.results[number].energy = summarize_energy(
-                [*(energy.windows if energy else ()), found], idle, meter,
+            result.energy = summarise(
+                [*(energy.windows if energy else ()), window], idle, meter,
                 energy.before if energy else before, after)
 
-        for index in schedule_turns(len(numbers), max(windows.values()),
-                                    plan.order):
-            number = numbers[index]
-            if windows[number]:
-                windows[number] -= 1
-                self._step(number, 'energy of', window)
+        for index in turns(len(results), max(windows.values()), plan.order):
+            result = results[index]
+            if windows[result]:
+                windows[result] -= 1
+                self._step(result, 'energy of', measure)
 
 
 def _explain(error: Exception) -> str:
-    """Why a network failed, in a line; a bug also with its traceback."""
+    """Return why a network failed; print the traceback of a bug."""
     if isinstance(error, torch.OutOfMemoryError):
         reason = str(error).split('. ')[0]
         return f'{reason}; lower --batch-size or --shape'
@@ -616,27 +543,39 @@ def _explain(error: Exception) -> str:
     return line
 
 
-def _settings(entries: Sequence[Entry], how: Input, plan: Plan
-              ) -> dict[str, Any]:
-    """What was chosen, in words."""
-    shape = ('x'.join(map(str, how.shape)) if how.shape else
+def _describe_settings(entries: Sequence[BenchmarkEntry], inputs: InputConfig,
+                       plan: Plan) -> dict[str, Any]:
+    """Return what was chosen, in words."""
+    if inputs.part == 'backbone':
+        work = 'backbone alone'
+    elif inputs.nms:
+        work = 'whole model, its predictions included (decoding and NMS)'
+    else:
+        work = 'whole model, without decoding and NMS'
+    shape = ('x'.join(map(str, inputs.shape)) if inputs.shape else
              "the config's test size")
-    tf32 = (', TF32 in convolutions' if how.device.startswith('cuda')
-            and torch.backends.cudnn.allow_tf32 else '')
-    converted = ('weights and input' if how.part == 'backbone' else
-                 'autocast') if how.dtype != 'fp32' else 'as built' + tf32
-    modes = any(entry.mode for entry in entries)
+    if any(entry.mode for entry in entries):
+        dtype = memory_format = "each mode's"
+    else:
+        if inputs.dtype == 'fp32':
+            tf32 = (inputs.device.startswith('cuda')
+                    and torch.backends.cudnn.allow_tf32)
+            how = 'as built' + ', TF32 in convolutions' * tf32
+        else:
+            how = ('weights and input' if inputs.part == 'backbone' else
+                   'autocast')
+        dtype = f'{inputs.dtype} ({how})'
+        memory_format = ('channels last' if inputs.channels_last else
+                         'contiguous')
     return {
         'date': time.strftime('%Y-%m-%d'),
-        'timed': how.work,
-        'input': (f'noise of {shape} px' if how.data is None else
-                  f'{how.data}, prepared before'),
-        'batch': how.batch_size,
-        'device': how.device,
-        'dtype': ("each mode's" if modes else
-                  f'{how.dtype} ({converted})'),
-        'memory format': ("each mode's" if modes else 'channels last'
-                          if how.channels_last else 'contiguous'),
+        'timed': work,
+        'input': (f'noise of {shape} px' if inputs.data is None else
+                  f'{inputs.data}, prepared before'),
+        'batch': inputs.batch_size,
+        'device': inputs.device,
+        'dtype': dtype,
+        'memory format': memory_format,
         'repeats': (f'{plan.repeats} of {plan.seconds:g} s, {plan.order}, '
                     'after a warm-up until stable'),
         'limit of the spread': plan.max_spread,

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..utils.errors import UserError
+from ..utils.table import format_markdown
 from .metafiles import read_index
 
 BEGIN = '<!-- begin: written by tools/misc/make_model_zoo.py -->'
@@ -53,8 +54,7 @@ def format_collection(collection: Mapping[str, Any],
     paper = collection.get('Paper', {})
     lines = [f'## {collection["Name"]}', '',
              f'[{paper["Title"]}]({paper["URL"]})' if paper else '', '',
-             f'| {" | ".join(COLUMNS)} |', '| --- ' * len(COLUMNS) + '|']
-    lines += [f'| {" | ".join(format_row(model))} |' for model in models]
+             format_markdown([COLUMNS, *map(row, models)], align='---')]
     return '\n'.join(lines)
 
 

@@ -1,14 +1,21 @@
-"""What ``make gpu`` found, as a page: measured, the paper's, their ratio."""
+"""Results of ``make gpu`` as a page: measured, the paper's, their ratio."""
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..benchmark.report import NONE, markdown_table
+from ..benchmark.report import EFFICIENCY, FPS, JOULES, MEMORY
 from ..deploy.optimize.modes import MODES
 from ..utils.errors import UserError
-from . import tables as paper
+from ..utils.table import (
+    NONE,
+    Column,
+    format_columns,
+    format_markdown,
+    format_number,
+)
+from .tables import load_rows
 
 DRY = '**A dry run on a CPU, which measures nothing.** '
 
@@ -39,33 +46,40 @@ such a Python lacks, 12 MB, into `.wheels`, to be copied with the checkout.
 '''
 
 
+# Figures of networks by name, in the columns FPS and J/image.
+Figures = Mapping[str, Mapping[str, float | None]]
+
+
 def make_page(folder: str | Path) -> tuple[str, list[tuple[Path, str]]]:
     """Turn a folder of results into a page.
 
     Args:
-        folder (str | Path): What ``make gpu`` left; it need not be there.
+        folder: What ``make gpu`` left; it may be missing.
 
     Returns:
-        tuple: Markdown, and pictures with their names below ``images/``.
+        Markdown, and pictures with their names below ``images/``.
 
     Raises:
-        UserError: If a file there cannot be read.
+        UserError: If a file in the folder cannot be read.
     """
     folder = Path(folder)
     steps = _read(folder, 'steps')
     if not steps:
         return NOTHING + HOW, []
-    pictures = [(file, f'gpu_{name}.png') for name in (
-        'table4', 'batch64', 'table2')
-        if (file := folder / name / 'fps_energy.png').exists()]
-    shown = {picture: f'![Speed against energy](images/{picture})'
-             for _, picture in pictures}
+    pictures = []
     sections = [
-        _machine(_read(folder, 'facts').get('facts', {}), _read(
-            folder, 'table4')),
-        _checks(folder, steps), _table4(folder, shown),
-        _backbones(folder, shown), _lightweight(folder, shown),
-        _training(folder), _steps(steps)]
+        _write_machine(_read(folder, 'facts').get('facts', {}),
+                       _read(folder, 'table4')),
+        _write_checks(folder, steps)]
+    for name, text in (('table4', _write_table4(folder)),
+                       ('batch64', _write_backbones(folder)),
+                       ('table2', _write_lightweight(folder))):
+        file = folder / name / 'fps_energy.png'
+        if text and file.exists():
+            pictures.append((file, f'gpu_{name}.png'))
+            text += f'\n![Speed against energy](images/gpu_{name}.png)\n'
+        sections.append(text)
+    sections += [_write_training(folder), _write_steps(steps)]
     return HEAD + '\n'.join(filter(None, sections)) + '\n' + HOW, pictures
 
 
@@ -80,45 +94,53 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
                         'make gpu again') from error
 
 
-def _log(folder: Path, name: str) -> str:
+def _read_log(folder: Path, name: str) -> str:
     file = folder / 'logs' / f'{name}.log'
     return file.read_text(errors='replace') if file.exists() else ''
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return '\n'.join(markdown_table(rows)) + '\n'
+def _write_table(rows: Sequence[Sequence[str]]) -> str:
+    return format_markdown(rows) + '\n'
 
 
-def _number(value: float | None, form: str = '.3g') -> str:
-    return NONE if value is None else f'{value:{form}}'
+def _write_list(lines: Sequence[str]) -> str:
+    return ''.join(f'- {line}\n' for line in lines)
+
+
+def _write_conditions(report: Mapping[str, Any], *keys: str) -> str:
+    conditions = report['conditions']
+    return '; '.join(f'{key}: {conditions[key]}' for key in (
+        'timed', 'input', 'batch', 'dtype', 'memory format', *keys, 'date')
+        if key in conditions) + '.\n'
 
 
 # -- The machine and the checks ----------------------------------------------
 
 
-def _machine(facts: dict[str, Any], report: dict[str, Any]) -> str:
+def _write_machine(facts: Mapping[str, Any],
+                   report: Mapping[str, Any]) -> str:
     meter = facts.get('meter')
     state = meter if isinstance(meter, dict) else {}
-    date = report.get('conditions', {}).get('date', '')
-    energy = [result['energy'] for result in report.get('results', [])
-              if result.get('energy')]
-    at_work = [e['after'] for e in energy]
+    words = [facts.get('GPU') or facts.get('processor', '?')]
+    if state.get('driver'):
+        words.append(f'driver {state["driver"]}')
+    if state.get('power_limit_w'):
+        words.append(f'power limit {state["power_limit_w"]:g} W')
+    words += [f'{key} {facts[key]}' for key in (
+        'CUDA', 'cuDNN', 'torch', 'python') if key in facts]
+    text = DRY * ('GPU' not in facts) + ', '.join(words)
+    if date := report.get('conditions', {}).get('date'):
+        text += f'; {date}'
+    text += '.'
+    at_work = [result['energy']['after']
+               for result in report.get('results', []) if result['energy']]
     ranges = []
-    for key, unit in (('sm_clock_mhz', 'MHz'), ('memory_clock_mhz', 'MHz'),
-                      ('temperature_c', '°C')):
+    for name, key, unit in (('sm clock', 'sm_clock_mhz', 'MHz'),
+                            ('memory clock', 'memory_clock_mhz', 'MHz'),
+                            ('temperature', 'temperature_c', '°C')):
         values = [s[key] for s in at_work if s.get(key) is not None]
         if values:
-            ranges.append(f'{key.rpartition("_")[0].replace("_", " ")} '
-                          f'{min(values)} to {max(values)} {unit}')
-    first = [f'{facts.get("GPU") or facts.get("processor", "?")}']
-    if state.get('driver'):
-        first.append(f'driver {state["driver"]}')
-    if state.get('power_limit_w'):
-        first.append(f'power limit {state["power_limit_w"]:g} W')
-    first += [f'{key} {facts[key]}' for key in (
-        'CUDA', 'cuDNN', 'torch', 'python') if key in facts]
-    text = DRY * ('GPU' not in facts)
-    text += f'{", ".join(first)}{date and f"; {date}"}.'
+            ranges.append(f'{name} {min(values)} to {max(values)} {unit}')
     if ranges:
         text += f' At work, in Table 4: {"; ".join(ranges)}.'
     if isinstance(meter, str):
@@ -126,64 +148,78 @@ def _machine(facts: dict[str, Any], report: dict[str, Any]) -> str:
     return text + '\n'
 
 
-def _checks(folder: Path, steps: dict[str, Any]) -> str:
-    rows = [['check', 'found', 'right']]
-    core = {**_read(folder, 'core'), **_read(folder, 'modes'),
-            **_read(folder, 'compiled'), **_read(folder, 'ddp')}
-    told = dict(
-        recompute=('`with_cp` against plain training', _tell_recompute),
-        modes=('inference modes against eager', _tell_modes),
-        **{name: (f'`{name}` against eager', _tell_modes)
-           for name, mode in MODES.items() if mode.compile},
-        synchronization=('timed code waits for nothing', lambda found: ', '
-                         .join(f'{name}: {reason or "no wait"}' for
-                               name, reason in found['waits'].items())),
-        memory=('memory, the same network three times', lambda found: ', '
-                .join('{:.0f} MB'.format(one['system' if one['reserved'] else
-                                             'tensors'] / 1e6)
-                      for one in found['memory'])),
-        ddp=('DDP over NCCL, all gradients', lambda found: ', '.join(
-            found['gradients'])),
-        meter=('energy counter beside polled power', _tell_meter))
-    for name, (what, tell) in told.items():
-        if name in core:
-            found = core[name]
-            rows.append([what, found.get('error') or tell(found),
-                         'yes' if found['ok'] else '**no**'])
+def _write_checks(folder: Path, steps: Mapping[str, Any]) -> str:
+    checks = {}
+    for name in 'core', 'modes', 'compiled', 'ddp':
+        checks |= _read(folder, name)
+    compiled = {name: (f'`{name}` against eager', _describe_modes)
+                for name, mode in MODES.items() if mode.compile}
+    descriptions = dict(
+        recompute=('`with_cp` against plain training', _describe_recompute),
+        modes=('inference modes against eager', _describe_modes),
+        **compiled,
+        synchronization=('timed code waits for nothing', _describe_waits),
+        memory=('memory, the same network three times', _describe_memory),
+        ddp=('DDP over NCCL, all gradients',
+             lambda found: ', '.join(found['gradients'])),
+        meter=('energy counter beside polled power', _describe_meter))
+    rows = []
+    for name, (title, describe) in descriptions.items():
+        if found := checks.get(name):
+            rows.append((title, found.get('error') or describe(found),
+                         found['ok']))
     if summary := re.findall(r'^=*\s*(\d+ (?:passed|failed).*?)\s*=*$',
-                             _log(folder, 'operators'), re.M):
-        rows.append(['operators, CPU and GPU', summary[-1], 'yes' if steps.get(
-            'operators', {}).get('status') == 'done' else '**no**'])
-    for name, what in (('demo', 'the demo trained'),
-                       ('optimized', 'the demo tested, optimized')):
-        if found := _accuracy(_log(folder, name)):
-            close = abs(found[0] - ON_CPU[0]) < 0.03
-            rows.append([what, f'mAP {found[0]:.3f}, mAP50 {found[1]:.3f} '
-                         f'(on a CPU {ON_CPU[0]}, {ON_CPU[1]})',
-                         'yes' if close else '**no**'])
-    failures = [line for found in core.values()
+                             _read_log(folder, 'operators'), re.M):
+        rows.append(('operators, CPU and GPU', summary[-1],
+                     steps.get('operators', {}).get('status') == 'done'))
+    for name, title in (('demo', 'the demo trained'),
+                        ('optimized', 'the demo tested, optimized')):
+        if found := re.findall(r'coco/bbox_mAP: ([\d.]+)\s+'
+                               r'coco/bbox_mAP_50: ([\d.]+)',
+                               _read_log(folder, name)):
+            both, at_50 = map(float, found[-1])
+            rows.append((title, f'mAP {both:.3f}, mAP50 {at_50:.3f} (on a CPU '
+                         f'{ON_CPU[0]}, {ON_CPU[1]})',
+                         abs(both - ON_CPU[0]) < 0.03))
+    if not rows:
+        return ''
+    text = '## Is it right\n\n' + _write_table(
+        [('check', 'found', 'right'),
+         *((*row, 'yes' if ok else '**no**') for *row, ok in rows)])
+    failures = [line for found in checks.values()
                 for line in found.get('failures', [])]
-    text = '## Is it right\n\n' + _table(rows)
     if failures:
-        text += '\nNot right:\n\n' + ''.join(f'- {f}\n' for f in failures)
-    return text if len(rows) > 1 else ''
+        text += '\nNot right:\n\n' + _write_list(failures)
+    return text
 
 
-def _tell_recompute(found: dict[str, Any]) -> str:
+def _describe_recompute(found: Mapping[str, Any]) -> str:
     worst = ', '.join(f'{mode} {ratio:.2f}' for mode, (ratio, _) in
                       found['worst_error_over_plain'].items())
     return (f'{found["cases"]} settings, {len(found["failures"])} fail; '
             f'largest error over that of plain training: {worst}')
 
 
-def _tell_modes(found: dict[str, Any]) -> str:
-    tried = [one for one in found['modes'].values() if isinstance(one, dict)]
+def _describe_modes(found: Mapping[str, Any]) -> str:
+    tried = {name: one for name, one in found['modes'].items()
+             if isinstance(one, dict)}
     return (f'{len(tried)} tried: {len(found["failures"])} fail; ' + ', '.join(
         f'{name} {max(one["differences"]):.1e}'
-        for name, one in found['modes'].items() if isinstance(one, dict)))
+        for name, one in tried.items()))
 
 
-def _tell_meter(found: dict[str, Any]) -> str:
+def _describe_waits(found: Mapping[str, Any]) -> str:
+    return ', '.join(f'{name}: {reason or "no wait"}'
+                     for name, reason in found['waits'].items())
+
+
+def _describe_memory(found: Mapping[str, Any]) -> str:
+    sizes = [one['system' if one['reserved'] else 'tensors']
+             for one in found['memory']]
+    return ', '.join(f'{size / 1e6:.0f} MB' for size in sizes)
+
+
+def _describe_meter(found: Mapping[str, Any]) -> str:
     if 'none' in found:
         return found['none']
     return (f'{found["busy_watts"]:.0f} W counted, '
@@ -192,54 +228,46 @@ def _tell_meter(found: dict[str, Any]) -> str:
             f'{found["seconds_between_steps"] * 1e3:.0f} ms')
 
 
-def _accuracy(log: str) -> tuple[float, float] | None:
-    found = re.findall(
-        r'coco/bbox_mAP: ([\d.]+)\s+coco/bbox_mAP_50: ([\d.]+)', log)
-    return (float(found[-1][0]), float(found[-1][1])) if found else None
+# -- Measured and printed figures --------------------------------------------
 
 
-# -- Ratios ------------------------------------------------------------------
+def _get_network(result: Mapping[str, Any]) -> str:
+    """Return the name of a result without its mode."""
+    return result['name'].removesuffix(f', {result["mode"]}')
 
 
-def _figures(report: dict[str, Any]) -> dict[tuple, dict[str, Any]]:
-    """FPS and J/image, by name without its mode, and by mode."""
-    return {
-        (result['name'].removesuffix(f', {result["mode"]}'), result['mode']):
-        {'FPS': result['fps'], 'J/image': _joules(result)}
-        for result in report.get('results', [])}
+def _list_figures(report: Mapping[str, Any]) -> dict[str, dict]:
+    return {_get_network(result): {column.title: column.find_value(result)
+                                   for column in (FPS, JOULES)}
+            for result in report.get('results', [])}
 
 
-def _joules(result: dict[str, Any]) -> float | None:
-    return (result['energy'] or {}).get('joules_per_image')
+def _load_printed(*tables: str) -> dict[str, dict[str, float]]:
+    return {row.name: row.figures for row in load_rows(tables)}
 
 
-def _printed(*tables: str) -> dict[str, dict[str, float]]:
-    return {row.name: row.figures for row in paper.rows(list(tables))}
-
-
-def compare(top: str, other: str, found: dict[str, dict[str, Any]],
-            printed: dict[str, dict[str, float]]
+def compare(top: str, other: str, found: Figures, printed: Figures
             ) -> Iterator[tuple[str, float | None, float | None]]:
-    """Set one network against another, here and in the paper.
+    """Compare two networks, here and in the paper.
 
     Args:
-        top (str): The network that the paper proposes.
-        other (str): One that it is compared with.
-        found (dict): Measured FPS and J/image, by name.
-        printed (dict): The paper's.
+        top: The network that the paper proposes.
+        other: One that it is compared with.
+        found: Measured figures.
+        printed: The paper's.
 
     Yields:
-        tuple: What, and by how many times ``top`` is better here and there:
-        more images/s, less energy.
+        'FPS' and 'J/image', and by how many times ``top`` is better here and
+        there: more images/s, less energy.
     """
-    for what in ('FPS', 'J/image'):
+    for what in FPS.title, JOULES.title:
         ratios = []
         for figures in found, printed:
             a, b = (figures.get(name, {}).get(what) for name in (top, other))
             if a is None or b is None:
                 ratios.append(None)
             else:
-                ratios.append(a / b if what == 'FPS' else b / a)
+                ratios.append(a / b if what == FPS.title else b / a)
         yield what, *ratios
 
 
@@ -247,11 +275,8 @@ def judge(here: float, there: float) -> str:
     """Say in words how a ratio agrees with the paper's.
 
     Args:
-        here (float): Measured; above 1 is better.
-        there (float): The paper's.
-
-    Returns:
-        str: A part of a sentence.
+        here: Measured; above 1 is better.
+        there: The paper's.
     """
     if (here - 1) * (there - 1) < 0:
         return 'the other way round here'
@@ -261,175 +286,155 @@ def judge(here: float, there: float) -> str:
     return f'the same way, {"more" if more else "less"} than in the paper'
 
 
-def _ratios(top: str, others: Sequence[str], found: dict, printed: dict,
-            where: str) -> str:
-    """A table of ratios, and a sentence on each that can be compared."""
+def _write_ratios(top: str, others: Sequence[str], found: Figures,
+                  printed: Figures, where: str) -> str:
+    """Write a table of ratios, and a sentence on each that is in the paper."""
     rows = [[f'{top} over', 'FPS', "paper's FPS", 'J/image', "paper's J/image"
              ]]
     lines = []
     for other in others:
-        compared = list(compare(top, other, found, printed))
-        rows.append([other, *(_number(ratio, '.2f') for _, *ratios in
-                              compared for ratio in ratios)])
-        for what, here, there in compared:
+        row = [other]
+        for what, here, there in compare(top, other, found, printed):
+            row += [format_number(here, '.2f'), format_number(there, '.2f')]
             if here is None or there is None:
                 continue
-            said = (f'{top} is {here:.2f} times as fast as {other}'
-                    if what == 'FPS' else f'{other} takes {here:.2f} times '
-                    f'the energy of {top}')
-            lines.append(f'- {where}: {said}, in the paper {there:.2f}: '
+            text = (f'{top} is {here:.2f} times as fast as {other}'
+                    if what == FPS.title else f'{other} takes {here:.2f} '
+                    f'times the energy of {top}')
+            lines.append(f'{where}: {text}, in the paper {there:.2f}: '
                          f'{judge(here, there)}.')
-    return _table(rows) + '\n' + ''.join(f'{line}\n' for line in lines)
+        rows.append(row)
+    return _write_table(rows) + '\n' + _write_list(lines)
 
 
-def _ratios_of_settings(top: str, others: Sequence[str],
-                        columns: dict[str, dict], printed: dict,
-                        what: str) -> str:
-    """A table of one ratio in several settings, and a sentence on each row."""
-    rows = [[f'{what}, {top} over', *columns, "the paper's detectors"]]
+def _write_ratios_of_settings(top: str, others: Sequence[str],
+                              settings: Mapping[str, Figures],
+                              printed: Figures, what: str) -> str:
+    """Write one ratio in several settings, and a sentence on each network."""
+    rows = [[f'{what}, {top} over', *settings, "the paper's detectors"]]
     lines = []
     for other in others:
-        ratios = {title: dict((name, one) for name, *one in compare(
-            top, other, column, printed))[what]
-            for title, column in columns.items()}
-        there = next(iter(ratios.values()))[1]
-        rows.append([other, *(_number(here, '.2f') for here, _ in
-                              ratios.values()), _number(there, '.2f')])
-        verdicts = {}
-        for title, (here, _) in ratios.items():
+        row, verdicts = [other], {}
+        for title, figures in settings.items():
+            ratios = {name: ratio for name, *ratio in compare(
+                top, other, figures, printed)}
+            here, there = ratios[what]
+            row.append(format_number(here, '.2f'))
             if here is not None and there is not None:
                 verdicts.setdefault(judge(here, there), []).append(title)
+        rows.append([*row, format_number(there, '.2f')])
         if verdicts:
-            lines.append(f'- {other}: ' + '; '.join(
+            lines.append(f'{other}: ' + '; '.join(
                 f'{verdict} at {" and ".join(titles)}'
                 for verdict, titles in verdicts.items()) + '.')
-    return _table(rows) + '\n' + ''.join(f'{line}\n' for line in lines)
+    return _write_table(rows) + '\n' + _write_list(lines)
 
 
-def _measured(report: dict[str, Any], printed: dict) -> str:
-    """What was measured, the paper's figures, and their ratio."""
+def _write_measured(report: Mapping[str, Any], printed: Figures) -> str:
+    """Write what was measured, the paper's figures, and their ratio."""
     rows = [['network', 'FPS', "paper's FPS", 'ratio', 'J/image',
              "paper's J/image", 'ratio', 'GFLOP/s', 'peak memory, MB', '!']]
     notes = []
     for result in report['results']:
-        name = result['name']
-        base = name.removesuffix(f', {result["mode"]}')
-        row = [name]
-        for value, what, form in (
-                (result['fps'], 'FPS', '.1f'),
-                (_joules(result), 'J/image', '.3g')):
-            there = printed.get(base, {}).get(what)
-            row += [_number(value, form), _number(there), _number(
-                value / there if value and there else None)]
-        speed = result['multiply_adds_per_second']
-        memory = (result['memory'] or {}).get('tensors')
-        rows.append([*row, _number(speed and speed / 1e9, '.0f'), _number(
-            memory and memory / 1e6, '.0f'), '!' * bool(result['problems'])])
-        notes += [f'- {name}: {problem}.' for problem in result['problems']]
-    on = report['conditions']
-    keys = ('timed', 'input', 'batch', 'dtype', 'memory format', 'repeats',
-            'date')
-    told = '; '.join(f'{key}: {on[key]}' for key in keys if key in on)
-    return _table(rows) + f'\n{told}.\n' + ''.join(
-        f'{note}\n' for note in ['', *notes] if notes)
+        row = [result['name']]
+        for column in FPS, JOULES:
+            here = column.find_value(result)
+            there = printed.get(_get_network(result), {}).get(column.title)
+            row += [format_number(here, column.form), format_number(there),
+                    format_number(here / there if here and there else None)]
+        rows.append([*row, format_number(EFFICIENCY.find_value(result), '.0f'),
+                     format_number(MEMORY.find_value(result), '.0f'),
+                     '!' * bool(result['problems'])])
+        notes += [f'{result["name"]}: {problem}.'
+                  for problem in result['problems']]
+    text = _write_table(rows) + '\n' + _write_conditions(report, 'repeats')
+    return text + ('\n' + _write_list(notes) if notes else '')
 
 
 BASELINES = 'DenseNet-201', 'DenseNet-161', 'ResNet-101', 'ResNet-50'
 
 
-def _table4(folder: Path, shown: dict[str, str]) -> str:
-    printed, text = _printed('table4'), ''
+def _write_table4(folder: Path) -> str:
+    printed, text = _load_printed('table4'), ''
     for name in 'table4', 'table4_graph':
         report = _read(folder, name)
         if not report.get('results'):
             continue
-        found = {key[0]: value for key, value in _figures(report).items()}
         mode = report['results'][0]['mode']
         kind = (f'{mode}: {MODES[mode].description}' if mode
                 else 'eager, as there')
         text += (f'\n### {kind[0].upper()}{kind[1:]}\n\n'
-                 + _measured(report, printed) + '\n' + _ratios(
-                     'VoVNet-39', BASELINES, found, printed,
+                 + _write_measured(report, printed) + '\n' + _write_ratios(
+                     'VoVNet-39', BASELINES, _list_figures(report), printed,
                      f'RefineDet320, {mode or "eager"}'))
-    if not text:
-        return ''
-    picture = shown.get('gpu_table4.png', '')
-    return f'## Table 4: RefineDet, batch 1\n{text}\n' + (
-        picture and f'{picture}\n')
+    return text and '## Table 4: RefineDet, batch 1\n' + text
 
 
-def _lightweight(folder: Path, shown: dict[str, str]) -> str:
-    report, printed = _read(folder, 'table2'), _printed('table2', 'table3')
+def _write_lightweight(folder: Path) -> str:
+    report, printed = _read(folder, 'table2'), _load_printed(
+        'table2', 'table3')
     if not report.get('results'):
         return ''
-    found = {key[0]: value for key, value in _figures(report).items()}
-    top = 'DSOD300 VoVNet-27-slim'
-    text = '## Tables 2 and 3: lightweight detectors, batch 1\n\n'
-    text += _measured(report, printed) + '\n' + _ratios(
-        top, ['DSOD300 DenseNet-67', 'Pelee304 PeleeNet', 'SSD300 MobileNet',
-              '+ bottleneck'], found, printed, 'Lightweight')
-    picture = shown.get('gpu_table2.png', '')
-    return text + (picture and f'\n{picture}\n')
+    others = ('DSOD300 DenseNet-67', 'Pelee304 PeleeNet', 'SSD300 MobileNet',
+              '+ bottleneck')
+    return ('## Tables 2 and 3: lightweight detectors, batch 1\n\n'
+            + _write_measured(report, printed) + '\n' + _write_ratios(
+                'DSOD300 VoVNet-27-slim', others, _list_figures(report),
+                printed, 'Lightweight'))
 
 
-def _backbones(folder: Path, shown: dict[str, str]) -> str:
+def _write_backbones(folder: Path) -> str:
     """Six backbones: batch 1 and 64, eager and graphs, fp32 and bf16."""
-    printed, columns = _printed('table4'), {}
+    printed, settings = _load_printed('table4'), {}
     for name in 'batch1', 'batch64_fp32', 'batch64':
         report = _read(folder, name)
-        kind = report.get('conditions', {}).get('dtype', '')
-        for (network, mode), figures in _figures(report).items():
-            title = (f'batch {report["conditions"]["batch"]}, '
-                     f'{mode or "bf16" * kind.startswith("bf16") or "eager"}')
-            columns.setdefault(title, {})[network] = figures
-    if not columns:
+        for result in report.get('results', []):
+            conditions = report['conditions']
+            bf16 = 'bf16' * conditions['dtype'].startswith('bf16')
+            title = (f'batch {conditions["batch"]}, '
+                     f'{result["mode"] or bf16 or "eager"}')
+            settings.setdefault(title, {})[_get_network(result)] = {
+                column.title: column.find_value(result)
+                for column in (FPS, JOULES)}
+    if not settings:
         return ''
     networks = list(dict.fromkeys(
-        name for column in columns.values() for name in column))
-    rows = [['backbone, FPS', *columns]]
-    rows += [[name, *(_number(column.get(name, {}).get('FPS'), '.0f')
-                      for column in columns.values())] for name in networks]
-    text = '## Backbones alone\n\n' + _table(rows)
-    joules = {title: column for title, column in columns.items()
-              if any(f['J/image'] for f in column.values())}
-    if joules:
-        rows = [['backbone, J/image', *joules]]
-        rows += [[name, *(_number(column.get(name, {}).get('J/image'), '.3g')
-                          for column in joules.values())]
-                 for name in networks]
-        text += '\n' + _table(rows)
-    text += ('\nVoVNet-39 over each, in speed and in saving; the paper\'s '
-             'are whole detectors at batch 1, on a TITAN X.\n')
-    text += '\n' + _ratios_of_settings('VoVNet-39', BASELINES, columns,
-                                       printed, 'FPS')
-    if joules:
-        text += '\n' + _ratios_of_settings('VoVNet-39', BASELINES, joules,
-                                           printed, 'J/image')
-    picture = shown.get('gpu_batch64.png', '')
-    return text + (picture and f'\n{picture}\n')
+        name for figures in settings.values() for name in figures))
+    with_energy = {title: figures for title, figures in settings.items()
+                   if any(one[JOULES.title] for one in figures.values())}
+    tables, ratios = [], []
+    for what, form, columns in ((FPS.title, '.0f', settings),
+                                (JOULES.title, '.3g', with_energy)):
+        if columns:
+            tables.append(_write_table([[f'backbone, {what}', *columns], *(
+                [name, *(format_number(figures.get(name, {}).get(what), form)
+                         for figures in columns.values())]
+                for name in networks)]))
+            ratios.append(_write_ratios_of_settings(
+                'VoVNet-39', BASELINES, columns, printed, what))
+    return '\n'.join([
+        '## Backbones alone\n', *tables,
+        "VoVNet-39 over each, in speed and in saving; the paper's are whole "
+        'detectors at batch 1, on a TITAN X.\n', *ratios])
 
 
-def _training(folder: Path) -> str:
+def _write_training(folder: Path) -> str:
     report = _read(folder, 'training')
     if not report.get('results'):
         return ''
-    rows = [['network', 'peak memory, MB', "of timm's", 'time, ms',
-             "of timm's"]]
-    rows += [[one['name'], f'{one["memory"]["tensors"] / 1e6:.0f}',
-              f'{one["memory_ratio"]:.2f}',
-              f'{one["latency"]["median"] * 1e3:.1f}',
-              f'{one["time_ratio"]:.2f}'] for one in report['results']]
-    on = report['conditions']
-    told = '; '.join(f'{key}: {on[key]}' for key in (
-        'timed', 'input', 'batch', 'dtype', 'memory format', 'rounds', 'date')
-        if key in on)
-    return ('## Training: memory and time beside timm\n\n' + _table(rows)
-            + f'\n{told}.\n')
+    columns = (MEMORY, Column("of timm's", 'memory_ratio', '.2f'),
+               Column('time, ms', 'latency.median', '.1f', 1e-3),
+               Column("of timm's", 'time_ratio', '.2f'))
+    names = [result['name'] for result in report['results']]
+    rows = [['network', *(column.title for column in columns)],
+            *zip(names, *format_columns(columns, report['results']))]
+    return ('## Training: memory and time beside timm\n\n'
+            + _write_table(rows) + '\n' + _write_conditions(report, 'rounds'))
 
 
-def _steps(steps: dict[str, Any]) -> str:
+def _write_steps(steps: Mapping[str, Any]) -> str:
     rows = [['step', 'status', 's', 'what it said last']]
     rows += [[name, one['status'], f'{one["seconds"]:.0f}',
               one['last'].replace('|', '/')[:160]]
              for name, one in steps.items()]
-    return '## Steps\n\n' + _table(rows)
+    return '## Steps\n\n' + _write_table(rows)
