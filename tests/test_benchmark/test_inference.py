@@ -28,7 +28,7 @@ from vovnet.benchmark.inference import (
 )
 from vovnet.benchmark.model import BenchmarkModel, InputConfig
 from vovnet.benchmark.report import list_rows, load, save, write_markdown
-from vovnet.engine.build import load_any_config
+from vovnet.engine.config import load_config
 from vovnet.utils import dummy_forward as forward
 from vovnet.utils.devices import find_device
 from vovnet.utils.errors import UserError
@@ -531,7 +531,7 @@ def test_a_backbone_takes_the_shape_as_it_is(tiny):
 
 
 def test_a_classifier(tiny):
-    cfg = load_any_config('configs/cifar/osa-5-43_1xb64_cifar10.py')
+    cfg = load_config('configs/cifar/osa-5-43_1xb64_cifar10.py')
     [sample] = BenchmarkModel(cfg, InputConfig(shape=[32])).run()
     assert sample.pred_score.shape == (10, )
 

@@ -116,7 +116,7 @@ def test_nothing_is_compiled_twice(tiny, part, monkeypatch):
 def test_networks_of_timm():
     timm = pytest.importorskip('timm')
     name = 'ese_vovnet19b_slim_dw'
-    model = BenchmarkModel(timm_config(name),
+    model = BenchmarkModel(create_timm_config(name),
                            InputConfig(part='backbone', shape=[64]))
     info = timm.create_model(name, features_only=True).feature_info
     assert [tuple(m.shape[1:]) for m in model.run()] == [

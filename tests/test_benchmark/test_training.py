@@ -10,7 +10,7 @@ import timm
 import torch
 
 from vovnet.benchmark.latency import Latency
-from vovnet.benchmark.memory import allocation_peak
+from vovnet.benchmark.memory import measure_allocation_peak
 from vovnet.benchmark.training import (
     CASES,
     TIMM,

@@ -3,7 +3,7 @@ import pytest
 
 from vovnet.analysis import compute_config_complexity
 from vovnet.benchmark.report import COLUMNS
-from vovnet.engine.build import load_any_config
+from vovnet.engine.config import load_config
 from vovnet.paper.tables import TABLES, load_rows
 
 TITLES = ('multiply-adds, G', 'FPS', 'parameters, M', 'peak memory, MB',

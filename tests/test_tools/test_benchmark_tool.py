@@ -26,7 +26,7 @@ def test_two_configs(run_tool, config, tmp_path):
         '--out', 'out/a.json', 'out/a.csv', 'out/a.md', *QUICK)
     assert run.returncode == 0, run.stderr
     found = compute_config_complexity(
-        load_any_config(str(config)), [64, 32], 'backbone').total
+        load_config(str(config)), [64, 32], 'backbone').total
     table = [[cell.strip() for cell in line.strip('│ ').split('│')]
              for line in run.stdout.splitlines() if line.startswith('│')]
     assert [row[0] for row in table] == ['tiny', 'R18']

@@ -15,8 +15,9 @@ from vovnet.analysis.aggregation_weights import (
     draw_blocks,
     write_csv,
 )
-from vovnet.engine import launch
-from vovnet.engine.build import PARTS, load_any_config, load_network
+from vovnet.engine.build import PARTS, load_network
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import load_config
 from vovnet.utils.errors import UserError, report_user_errors
 
 SUFFIXES = ('.png', '.pdf', '.svg')
@@ -47,8 +48,8 @@ def main() -> None:
                         f'{", ".join(SUFFIXES)}')
     for option, file in ('--out', args.out), ('--csv', args.csv):
         if file:
-            launch.check_work_dir(os.path.dirname(file) or '.', option)
-    cfg = load_any_config(args.config, args.cfg_options)
+            check_output_dir(os.path.dirname(file) or '.', option)
+    cfg = load_config(args.config, args.cfg_options)
     blocks = compute_aggregation_weights(
         load_network(cfg, args.checkpoint, args.part))
     title = ', '.join(map(os.path.basename, (args.config, args.checkpoint)))

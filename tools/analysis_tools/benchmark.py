@@ -26,6 +26,7 @@ from vovnet.benchmark.inference import (
     expand_modes,
 )
 from vovnet.benchmark.latency import ORDERS
+from vovnet.benchmark.meters import METERS
 from vovnet.benchmark.model import DTYPES, TEST_SET, InputConfig
 from vovnet.deploy.optimize.modes import MODES
 from vovnet.engine.build import PARTS
@@ -130,7 +131,7 @@ def build_entries(args: argparse.Namespace) -> list[BenchmarkEntry]:
                         'paper')
     if args.paper:
         return [BenchmarkEntry(
-            row.name, load_any_config(row.config, args.cfg_options),
+            row.name, load_config(row.config, args.cfg_options),
             accuracy=row.accuracy, paper=row.figures)
             for row in paper.load_rows(args.paper)]
     count = len(args.configs)
@@ -142,14 +143,14 @@ def build_entries(args: argparse.Namespace) -> list[BenchmarkEntry]:
     if args.timm and args.part != 'backbone':
         raise UserError('--timm: these networks have no head; use --part '
                         'backbone')
-    entries = [BenchmarkEntry(f'timm {name}', timm_config(name))
+    entries = [BenchmarkEntry(f'timm {name}', create_timm_config(name))
                for name in args.timm]
     names = args.names or [Path(c.split('::')[-1]).stem for c in args.configs]
     for name, config, checkpoint, accuracy in zip(
             names, args.configs, args.checkpoints or ['none'] * count,
             args.accuracies or [None] * count):
         entries.append(BenchmarkEntry(
-            name, load_any_config(config, args.cfg_options),
+            name, load_config(config, args.cfg_options),
             None if checkpoint == 'none' else checkpoint, accuracy))
     return entries
 

@@ -16,8 +16,9 @@ import vovnet_cli
 import torch
 from rich.console import Console
 
-from vovnet.engine import launch
-from vovnet.engine.build import load_any_config
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import load_config
+from vovnet.engine.prepare import check_output_dir
 from vovnet.paper import cifar_study
 from vovnet.utils.errors import UserError, report_user_errors
 from vovnet.utils.table import build_terminal_table, save_report
@@ -59,7 +60,7 @@ def main() -> None:
     check_output_dir(args.out_dir, '--out-dir')
     networks = [
         cifar_study.TrainedClassifier(
-            name, load_any_config(config, args.cfg_options), checkpoint)
+            name, load_config(config, args.cfg_options), checkpoint)
         for name, config, checkpoint in zip(
             names, args.configs, args.checkpoints)]
     rows = cifar_study.compute_figure2(networks)

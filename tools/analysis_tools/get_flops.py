@@ -19,8 +19,9 @@ from vovnet.analysis.complexity import (
     Cost,
     compute_config_complexity,
 )
-from vovnet.engine import launch
-from vovnet.engine.build import PARTS, load_any_config
+from vovnet.engine.build import PARTS
+from vovnet.engine.cli import add_config_options
+from vovnet.engine.config import load_config
 from vovnet.utils.errors import report_user_errors
 from vovnet.utils.table import check_files
 
@@ -76,7 +77,7 @@ def main() -> None:
     args = parse_args()
     if args.json:
         check_files([args.json], overwrite=True, option='--json')
-    cfg = load_any_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     found = compute_config_complexity(cfg, args.shape, args.part)
     view, console = build_table(found, args.per_layer), Console()
     if args.per_layer or not console.is_terminal:  # rather long than cut

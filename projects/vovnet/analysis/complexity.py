@@ -318,7 +318,7 @@ def compute_config_complexity(cfg: Config,
             on such an image.
     """
     network = build_network(cfg, part)
-    images = input_shape(cfg, shape, part)
+    images = get_input_shape(cfg, shape, part)
     proposals = get_max_proposals(network)
     try:
         found = compute_complexity(network, images, run_network)

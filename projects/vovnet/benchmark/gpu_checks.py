@@ -31,6 +31,7 @@ from .energy import measure_idle, measure_window
 from .environment import collect_environment
 from .latency import synchronize
 from .memory import measure_memory
+from .meters import find_meter
 from .model import BenchmarkModel, InputConfig
 
 BACKBONE = 'configs/retinanet/retinanet_vovnet-39_fpn_1x_coco.py'
@@ -218,9 +219,9 @@ def check_modes(device: torch.device, small: bool,
     for part, config in (('backbone', BACKBONE),
                          ('detector', DETECTORS['RetinaNet'])):
         shape = [64] if small else [320]
-        subject = BenchmarkModel(cfg, InputConfig(
+        subject = BenchmarkModel(load_config(config), InputConfig(
             part, False, shape, device=str(device)))
-        for mode in modes:
+        for mode in names:
             name = f'{part}, {mode}'
             if reason := find_obstacle(mode, device):
                 found[name] = reason
@@ -238,6 +239,7 @@ def check_modes(device: torch.device, small: bool,
     return dict(ok=not failures, failures=failures, modes=found)
 
 
+@torch.no_grad()
 def _check_mode(subject: BenchmarkModel, mode: str) -> dict[str, Any]:
     """Run a mode as it warms up, records and replays, and on other images.
 
@@ -267,7 +269,7 @@ def check_synchronization(device: torch.device,
     waits = {}
     for name, config in DETECTORS.items():
         shape = [64] if small and name == 'RetinaNet' else None
-        subject = BenchmarkModel(load_any_config(config), InputConfig(
+        subject = BenchmarkModel(load_config(config), InputConfig(
             'detector', False, shape, device=str(device)))
         subject.run()
         if device.type == 'cuda':
@@ -289,20 +291,13 @@ def check_synchronization(device: torch.device,
 def check_memory(device: torch.device, small: bool) -> dict[str, Any]:
     """Check that three measurements of one network agree."""
     cfg, found = load_config(BACKBONE), []
-    how = Input('backbone', False, [64 if small else 320], device=str(device))
+    how = InputConfig('backbone', False, [64 if small else 320], device=str(device))
 
     def build() -> tuple:
-        subject = Subject(cfg, how)
-        return subject.network, subject.tensors, subject
+        subject = BenchmarkModel(cfg, how)
+        return subject.network, subject.tensors, subject.run
 
     for _ in range(3):
-
-        def build() -> tuple:
-            subject = BenchmarkModel(cfg, InputConfig(
-                'backbone', False, [64 if small else 320],
-                device=str(device)))
-            return subject.network, subject.tensors, subject.run
-
         memory, subject = measure_memory(build, device)
         del subject
         found.append(memory.to_dict())

@@ -13,7 +13,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ from .latency import (
     take_turn,
 )
 from .memory import Memory, measure_memory
+from .meters import find_meter
 from .model import BenchmarkModel, InputConfig
 
 PEAK = "machine's matrix product, G multiply-adds/s"
@@ -318,7 +319,7 @@ def expand_modes(entries: Sequence[BenchmarkEntry], inputs: InputConfig,
     if inputs.dtype != 'fp32' or inputs.channels_last:
         raise UserError('--dtype, --channels-last: leave them out with '
                         '--optimize, whose modes set them')
-    device = find_device(inputs.device, MEASURED)
+    device = find_device(inputs.device, DEVICE_TYPES)
     decodes = inputs.part == 'detector' and inputs.nms
     obstacles = {name: find_obstacle(name, device) or (
         'decodes no boxes; use --nms out or --part backbone'
@@ -370,14 +371,14 @@ def benchmark_inference(entries: Sequence[BenchmarkEntry],
     """
     check_plan(plan, inputs)
     settings = _describe_settings(entries, inputs, plan)
-    device = find_device(inputs.device, MEASURED)
+    device = find_device(inputs.device, DEVICE_TYPES)
     meter = find_meter(device, plan.meter)
     no_energy = '' if meter else meter.reason
     if device.type == 'cuda':
         # Only for a fixed shape does cuDNN's search for algorithms pay.
         torch.backends.cudnn.benchmark = inputs.data is None
     report = Report(
-        {**settings, **conditions(device)},
+        {**settings, **collect_environment(device)},
         [Result(entry, inputs.batch_size, max_spread=plan.max_spread)
          for entry in entries], no_energy, [*notes])
     if saved:
@@ -483,7 +484,7 @@ class _Benchmark:
         self._measure_peaks(results)
         for result in results:
             self._step(result, 'warming up', warm_up)
-        for index in list(turns(len(results), plan.repeats, plan.order)):
+        for index in list(schedule_turns(len(results), plan.repeats, plan.order)):
             if not results[index].is_timed(plan):
                 self._step(results[index], 'timing', take_turn_of)
         # Once more: what disturbed the first may have gone.
@@ -494,7 +495,7 @@ class _Benchmark:
         timed = [result for result in results if result in self.models]
         for dtype in {self.models[result].dtype: None for result in timed}:
             self.peaks.setdefault(dtype, []).append(
-                matmul_peak(self.device, DTYPES[dtype]))
+                measure_matmul_peak(self.device, DTYPES[dtype]))
         for result in timed:
             result.peak = max(self.peaks[self.models[result].dtype])
         self.report.conditions[PEAK] = ', '.join(
@@ -507,7 +508,7 @@ class _Benchmark:
         plan, meter, results = self.plan, self.meter, list(self.models)
         self.progress('energy of the idle device',
                       1 + sum(windows[result] for result in results))
-        sync = synchronizer(self.device)
+        sync = synchronize(self.device)
         sync()
         time.sleep(plan.cool_down)
         idle = measure_idle(meter, plan.energy_seconds)
@@ -521,11 +522,11 @@ class _Benchmark:
                                     plan.energy_seconds, sync)
             # At once, while the clocks are still those of the work.
             after = meter.state()
-            result.energy = summarise(
+            result.energy = summarize_energy(
                 [*(energy.windows if energy else ()), window], idle, meter,
                 energy.before if energy else before, after)
 
-        for index in turns(len(results), max(windows.values()), plan.order):
+        for index in schedule_turns(len(results), max(windows.values()), plan.order):
             result = results[index]
             if windows[result]:
                 windows[result] -= 1

@@ -116,7 +116,7 @@ class BenchmarkModel:
         if inputs.data:
             batches = _load_images(cfg, inputs)
         else:
-            shape = input_shape(cfg, inputs.shape, inputs.part)
+            shape = get_input_shape(cfg, inputs.shape, inputs.part)
             batches = [_make_noise(shape, inputs.batch_size, self.network)]
         if checkpoint is None:
             _set_statistics(self.network, batches[0][0])
@@ -153,7 +153,7 @@ class BenchmarkModel:
             else:
                 self.network = optimize(self.network, name, images)
                 maps = run_network(self.network, images, samples)
-        self.difference = difference(maps, plain)
+        self.difference = compute_difference(maps, plain)
         self.dtype = mode.dtype
         # A graph's replay allocates nothing, so that its maps are not seen.
         self.foreign = bool(mode.runtime or mode.compile or mode.graph or (

@@ -26,8 +26,8 @@ from ..utils.table import (
     format_page,
     save_report,
 )
-from .environment import conditions
-from .latency import MEASURED, Latency, time_run, turns
+from .environment import collect_environment
+from .latency import DEVICE_TYPES, Latency, schedule_turns, time_run
 from .memory import measure_memory
 from .model import DTYPES
 from .report import MARK, MEMORY, SPREAD
@@ -215,11 +215,11 @@ def measure_training(archs: Sequence[str], setup: Setup,
             raise UserError(f'arch {arch}: timm has none like it; choose from '
                             f'{", ".join(TIMM)}')
     setup.check()
-    timm, device = import_timm(), find_device(setup.device, MEASURED)
+    timm, device = import_timm(), find_device(setup.device, DEVICE_TYPES)
     if device.type == 'cuda':
         torch.backends.cudnn.benchmark = True  # all shapes are fixed
     report = dict(
-        conditions=dict(setup.describe(), **conditions(device),
+        conditions=dict(setup.describe(), **collect_environment(device),
                         timm=timm.__version__),
         legend=LEGEND, results=[])
     for arch in archs:
@@ -252,7 +252,7 @@ def _measure_arch(arch: str, setup: Setup, device: torch.device,
     outputs.clear()
     # Each step takes seconds, and has been run three times by now.
     latencies = [Latency(warm_up_runs=3) for _ in cases]
-    for index in turns(len(steps), setup.rounds, 'interleaved'):
+    for index in schedule_turns(len(steps), setup.rounds, 'interleaved'):
         progress(f'time of {cases[index].name}')
         latencies[index].repeats.append([time_run(steps[index], device)])
         latencies[index].batches.append([0])

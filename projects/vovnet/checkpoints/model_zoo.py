@@ -54,7 +54,7 @@ def format_collection(collection: Mapping[str, Any],
     paper = collection.get('Paper', {})
     lines = [f'## {collection["Name"]}', '',
              f'[{paper["Title"]}]({paper["URL"]})' if paper else '', '',
-             format_markdown([COLUMNS, *map(row, models)], align='---')]
+             format_markdown([COLUMNS, *map(format_row, models)], align='---')]
     return '\n'.join(lines)
 
 

@@ -29,11 +29,12 @@ from ..analysis.aggregation_weights import (
     write_csv,
 )
 from ..analysis.complexity import CONVENTION, compute_config_complexity
-from ..benchmark.environment import conditions
-from ..benchmark.latency import MEASURED, measure_latency
+from ..benchmark.environment import collect_environment
+from ..benchmark.latency import DEVICE_TYPES, measure_latency
 from ..benchmark.memory import measure_memory
-from ..engine import launch
-from ..engine.build import build_network, input_shape, load_network
+from ..engine import run
+from ..engine.build import build_network, get_input_shape, load_network
+from ..engine.prepare import prepare_run, prepare_test
 from ..utils.devices import find_device
 from ..utils.errors import UserError
 from ..utils.table import Column, Report, format_columns, format_page
@@ -106,7 +107,7 @@ def compare_classifiers(
         UserError: If a test set is missing, a checkpoint is of another model,
             or a config has no accuracy or no training.
     """
-    torch_device = find_device(device, MEASURED)
+    torch_device = find_device(device, DEVICE_TYPES)
     for network in networks:
         _check_config(network.cfg)
     accuracies, costs, memories, steps = [], [], [], []
@@ -134,7 +135,7 @@ def compare_classifiers(
             'image, px': 'x'.join(map(str, shape)),
             'steps timed': f'{repeats} turns of {seconds:g} s each, '
                            'interleaved, after a warm-up',
-            **conditions(torch_device)},
+            **collect_environment(torch_device)},
         legend=LEGEND,
         results=[
             dict(name=network.name, accuracy=accuracy, cost=cost._asdict(),
