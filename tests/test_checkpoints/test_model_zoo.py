@@ -134,7 +134,8 @@ def test_row():
     assert cells[3] == (
         'no weights published ([Caffe](https://host/d)); starts from random '
         'weights; can start from [x/y](https://z), MIT, with `a=1`')
-    assert model_zoo.format_row({'Name': 'b', 'Config': 'b.py'})[1:] == ('–', ) * 5
+    cells = model_zoo.format_row({'Name': 'b', 'Config': 'b.py'})
+    assert cells[1:] == ('–', ) * 5
 
 
 def test_bad_index(tmp_path):
