@@ -144,21 +144,17 @@ class Result:
         return max(0, plan.energy_repeats - (
             len(self.energy.windows) if self.energy else 0))
 
-    @property
-    def fps(self) -> float | None:
-        """Images per second, from the mean of the batches' medians."""
-        return self.latency and self.batch_size / self.latency.mean_of_medians
+    def compute_rates(self) -> dict[str, float | None]:
+        """Return images and multiply-adds per second, by their JSON names.
 
-    @property
-    def efficiency(self) -> float | None:
-        """The paper's GFLOP/s: multiply-adds per second."""
-        return self.cost and self.latency and self.cost.macs * self.fps
-
-    @property
-    def share(self) -> float | None:
-        """Efficiency as a share of the machine's matrix product."""
-        efficiency = self.efficiency
-        return efficiency and self.peak and efficiency / self.peak
+        From the mean of the batches' medians; also the multiply-adds as a
+        share of the machine's matrix product.
+        """
+        fps = self.latency and self.batch_size / self.latency.mean_of_medians
+        efficiency = self.cost and fps and self.cost.macs * fps
+        share = efficiency and self.peak and efficiency / self.peak
+        return dict(fps=fps, multiply_adds_per_second=efficiency,
+                    share_of_matmul_peak=share)
 
     @property
     def problems(self) -> list[str]:
@@ -168,7 +164,8 @@ class Result:
             found.append(f'failed: {self.failure}')
         if self.latency is None:
             return found or ['not measured yet']
-        share, spread, limit = self.share, self.latency.spread, self.max_spread
+        share = self.compute_rates()['share_of_matmul_peak']
+        spread, limit = self.latency.spread, self.max_spread
         if spread is None:
             found.append('its spread is unknown: some batch was run less than '
                          '3 times; raise --repeats or --seconds')
@@ -192,24 +189,20 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, for JSON and :meth:`from_dict`."""
-        problems, fps = self.problems, self.fps
-        latency = self.latency and self.latency.to_dict()
-        efficiency = self.cost and fps and self.cost.macs * fps
         return dict(
             **self.entry.identity, config=self.entry.cfg.filename,
             difference=self.difference, accuracy=self.entry.accuracy,
             paper=self.entry.paper, batch_size=self.batch_size,
             shapes=[dict(shape=shape, batches=count)
                     for shape, count in self.shapes.items()],
-            **(self.cost._asdict() if self.cost else {}), fps=fps,
-            latency=latency,
+            **(self.cost._asdict() if self.cost else {}),
+            problems=self.problems, **self.compute_rates(),
+            latency=self.latency and self.latency.to_dict(),
             memory=self.memory and self.memory.to_dict(),
             matmul_peak=self.peak,
             energy=self.energy and self.energy.to_dict(),
-            multiply_adds_per_second=efficiency,
-            share_of_matmul_peak=efficiency and self.peak
-            and efficiency / self.peak, detections=self.detections,
-            failure=self.failure, problems=problems, notes=self.notes)
+            detections=self.detections, failure=self.failure,
+            notes=self.notes)
 
     @classmethod
     def from_dict(cls, entry: BenchmarkEntry, saved: Mapping[str, Any],
