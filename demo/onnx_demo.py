@@ -1,8 +1,8 @@
 """Detect without torch: ``demo/onnx_demo.py FILE IMAGES [options]``.
 
-FILE is what ``tools/deployment/export_onnx.py`` has written. Needs numpy,
-OpenCV and onnxruntime (or openvino). Writes ``<out dir>/vis/<image>`` and
-``<out dir>/preds/<image>.json`` (``vovnet/deploy/onnx/results.py``).
+FILE was written by ``tools/deployment/export_onnx.py``. Needs numpy, OpenCV
+and onnxruntime (or openvino). Writes ``<out dir>/vis/<image>`` and
+``<out dir>/preds/<image>.json``.
 """
 import argparse
 import os
@@ -20,8 +20,9 @@ except ImportError as error:
 with report_user_errors():
     require_package('numpy', 'the demo')
     require_package('cv2', 'the demo', 'opencv-python-headless')
-from vovnet.deploy.onnx.detector import BACKENDS, Detector
+from vovnet.deploy.onnx import Detector
 from vovnet.deploy.onnx.results import detect_files
+from vovnet.deploy.onnx.session import BACKENDS
 from vovnet.utils.image_files import find_images, print_results
 
 
@@ -51,14 +52,14 @@ def main() -> None:
     root, images = find_images(args.images)
     start = time.perf_counter()
 
-    def summary(read: int) -> str:
+    def summarize(read: int) -> str:
         spent = (time.perf_counter() - start) / len(images) * 1e3
         return (f'Results of {read} images are in {args.out_dir} '
                 f'({args.backend}, {spent:.0f} ms each with reading and '
                 'writing)')
 
-    print_results(detect_files(detector, root, images, args.out_dir, args.score_thr),
-         summary)
+    print_results(detect_files(detector, root, images, args.out_dir,
+                               args.score_thr), summarize)
 
 
 if __name__ == '__main__':

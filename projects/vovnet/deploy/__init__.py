@@ -1,5 +1,4 @@
 """Fused inference, export and runtimes.
 
-Imports nothing by itself: ``vovnet.deploy.onnx.detector`` works where torch is not
-installed.
+Imports nothing itself: :mod:`vovnet.deploy.onnx` works without torch.
 """
