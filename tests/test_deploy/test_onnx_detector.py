@@ -212,11 +212,6 @@ def test_missing_runtime(backend, file, monkeypatch):
         Session(file, backend)
 
 
-def test_unknown_backend(file):
-    with pytest.raises(UserError, match="'tensorrt'.*onnxruntime, openvino"):
-        Session(file, 'tensorrt')
-
-
 @pytest.mark.parametrize('image', [
     None, np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32)])
 def test_what_is_no_picture(image, file):
@@ -233,11 +228,14 @@ def test_threads(backend, file):
                                atol=0.05)
 
 
-def test_options_that_do_not_fit(file):
-    with pytest.raises(UserError, match='CUDAExecutionProvider.*ONNX Runtime'):
-        Session(file, 'openvino', ['CUDAExecutionProvider'])
-    with pytest.raises(UserError, match='threads -3'):
-        Session(file, threads=-3)
+@pytest.mark.parametrize('options, message', [
+    (dict(backend='tensorrt'), "'tensorrt'.*onnxruntime, openvino"),
+    (dict(backend='openvino', providers=['CUDAExecutionProvider']),
+     'CUDAExecutionProvider.*ONNX Runtime'),
+    (dict(threads=-3), 'threads -3')])
+def test_options_that_do_not_fit(options, message, file):
+    with pytest.raises(UserError, match=message):
+        Session(file, **options)
 
 
 def test_parts_belong_together(file, tmp_path):

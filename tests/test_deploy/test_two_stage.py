@@ -226,30 +226,22 @@ np.savez('out.npz', **found._asdict())
                                   Detector(files[0]).metadata), 0.02)
 
 
-def set_nms(model):
-    model.test_cfg.rcnn.nms = dict(type='soft_nms', iou_threshold=0.5)
-
-
-def set_extractor(model):
-    model.roi_head.bbox_roi_extractor.update(
-        type='GenericRoIExtractor', finest_scale=None)
-    del model.roi_head.bbox_roi_extractor.finest_scale
-
-
-def set_head(model):
-    model.roi_head.type = 'DoubleHeadRoIHead'
-    model.roi_head.reg_roi_scale_factor = 1.3
-
-
-def set_coder(model):
-    model.roi_head.bbox_head.bbox_coder.type = 'LegacyDeltaXYWHBBoxCoder'
+def generic_extractor(model):
+    extractor = model.roi_head.bbox_roi_extractor
+    extractor.type = 'GenericRoIExtractor'
+    del extractor.finest_scale
 
 
 @pytest.mark.parametrize('change, options, message', [
-    (set_nms, {}, "StandardRoIHead: test_cfg.nms is .*'soft_nms'"),
-    (set_extractor, {}, 'GenericRoIExtractor: .* no path'),
-    (set_head, {}, 'DoubleHeadRoIHead: .* no path'),
-    (set_coder, {}, 'LegacyDeltaXYWHBBoxCoder: .* no path'),
+    (lambda model: model.test_cfg.rcnn.nms.update(type='soft_nms'), {},
+     "StandardRoIHead: test_cfg.nms is .*'soft_nms'"),
+    (generic_extractor, {}, 'GenericRoIExtractor: .* no path'),
+    (lambda model: model.roi_head.update(
+        type='DoubleHeadRoIHead', reg_roi_scale_factor=1.3), {},
+     'DoubleHeadRoIHead: .* no path'),
+    (lambda model: model.roi_head.bbox_head.bbox_coder.update(
+        type='LegacyDeltaXYWHBBoxCoder'), {},
+     'LegacyDeltaXYWHBBoxCoder: .* no path'),
     (faster, dict(maps=True), '--maps: .* leave the option out'),
 ])
 def test_what_has_no_path_is_refused(change, options, message):

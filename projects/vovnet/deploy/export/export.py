@@ -47,18 +47,12 @@ def export_detector(
     Args:
         model: In eval mode, with ``dataset_meta``; on the CPU.
         cfg: Its config, for the test pipeline.
-        file: The first graph's file, ``*.onnx``; further graphs lie beside
-            it, as ``*.roi.onnx``.
+        file: The first graph's file, ``*.onnx``; further graphs lie beside it.
         images: What to compare model and file on, BGR, uint8.
-        exporter: ``'torchscript'`` traces, ``'dynamo'`` captures
-            (``torch.export``).
-        opset: Version of ONNX's operators; by default 17 (torchscript) or 18
-            (dynamo).
+        exporter: ``'torchscript'`` traces, ``'dynamo'`` captures.
+        opset: Version of ONNX's operators; the exporter's default if None.
         evaluate: Also compare the accuracy on the test data.
         **options: As of :func:`build_graphs`.
-
-    Returns:
-        The files, the first graph's first.
 
     Raises:
         UserError: If the detector or an option has no path to ONNX, a
@@ -135,9 +129,10 @@ def build_graphs(
     preprocess = describe_preprocessing(model, cfg)
     if dynamic is None:
         dynamic = shape is None and allows_any_size(preprocess)
-    if shape and not dynamic:
-        _fix_size(preprocess, shape)
-    shape = _choose_shape(preprocess, shape)
+    if shape is None:
+        shape = _get_shape(preprocess)
+    else:
+        _set_shape(preprocess, shape, dynamic)
     graphs, extra = build(
         model, shape, dynamic=dynamic, normalize=normalize, maps=maps)
     return graphs, dict(
@@ -203,32 +198,30 @@ def allows_any_size(preprocess: dict) -> bool:
             and (resize is None or resize['keep_ratio']))
 
 
-def _fix_size(preprocess: dict, shape: tuple[int, int]) -> None:
-    """Set the size that images are resized and padded to, in place."""
-    resize, pad = preprocess['resize'], preprocess['pad']
-    if resize and not resize['keep_ratio']:
-        resize['scale'] = list(shape[::-1])
-    if pad and pad['size']:
-        pad['size'] = list(shape[::-1])
-
-
-def _choose_shape(preprocess: dict,
-                  shape: tuple[int, int] | None) -> tuple[int, int]:
-    """Return height and width of the network's input, px."""
+def _set_shape(preprocess: dict, shape: tuple[int, int],
+               dynamic: bool) -> None:
+    """Check a ``--shape``; if it is fixed, have images made to it."""
     divisor = preprocess['divisor']
-    if shape is None:
-        pad, resize = preprocess['pad'], preprocess['resize']
-        width, height = (pad and pad['size'] or resize and resize['scale']
-                         or (None, None))
-        if height is None:
-            raise UserError('config: its test pipeline sets no size; give '
-                            '--shape')
-        return tuple(-(-n // divisor) * divisor for n in (height, width))
     if min(shape) < 1 or any(n % divisor for n in shape):
         raise UserError(
             f'--shape {" ".join(map(str, shape))}: the detector takes '
             f'multiples of {divisor} (pad_size_divisor); round them up')
-    return tuple(shape)
+    resize, pad = preprocess['resize'], preprocess['pad']
+    if resize and not resize['keep_ratio'] and not dynamic:
+        resize['scale'] = list(shape[::-1])
+    if pad and pad['size'] and not dynamic:
+        pad['size'] = list(shape[::-1])
+
+
+def _get_shape(preprocess: dict) -> tuple[int, int]:
+    """Return height and width that the test pipeline pads to, px."""
+    pad, resize = preprocess['pad'], preprocess['resize']
+    if not (pad and pad['size'] or resize):
+        raise UserError('config: its test pipeline sets no size; give '
+                        '--shape')
+    width, height = pad and pad['size'] or resize['scale']
+    divisor = preprocess['divisor']
+    return tuple(-(-n // divisor) * divisor for n in (height, width))
 
 
 def write_graphs(graphs: Sequence[Graph], metadata: dict, file: Path,

@@ -2,10 +2,8 @@
 
 Reproduces the decoding of mmdet 3.3.0 (``BaseDenseHead``,
 ``filter_scores_and_topk``, ``DeltaXYWHBBoxCoder``,
-``DistancePointBBoxCoder``) and mmcv 2.1.0 (``batched_nms``) in operations
-that both exporters can write: while mmdet's own are traced, they import the
-module ``mmdet.core``, which no longer exists. Boxes leave the graph in px of
-its input.
+``DistancePointBBoxCoder``) and mmcv 2.1.0 (``batched_nms``): while mmdet's
+own is traced, it imports ``mmdet.core``, which no longer exists.
 """
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -34,10 +32,10 @@ Candidates = tuple[Tensor, Tensor, Tensor]
 def build(model: SingleStageDetector, shape: tuple[int, int], *,
           dynamic: bool, normalize: bool,
           maps: bool) -> tuple[list[Graph], dict]:
-    """Build the graph of a one-stage detector.
+    """Build the graph of a one-stage detector, which is in eval mode.
 
     Args:
-        model: In eval mode.
+        model: The detector.
         shape: Height and width of the example input, px.
         dynamic: Leave height and width free.
         normalize: Normalize inside the graph.
@@ -47,8 +45,7 @@ def build(model: SingleStageDetector, shape: tuple[int, int], *,
         The graph in a list, and for the metadata ``kind`` and ``test``.
 
     Raises:
-        UserError: If the head has no path to ONNX, or the network cannot
-            take the shape.
+        UserError: If head or shape have no path to ONNX.
     """
     decoder = _create_decoder(model)
     start, inputs, axes = create_image_input(
@@ -119,7 +116,7 @@ class OneStage(nn.Module):
 
     def forward(self, image: Tensor,
                 size: Tensor | None = None) -> Candidates | tuple:
-        """Detect, best first; without a decoder return all maps."""
+        """Detect, best first, in px of the input; or return all maps."""
         maps = self.compute_maps(image, size)
         if self.decoder is None:
             return tuple(x for levels in maps for x in levels)
@@ -298,12 +295,9 @@ class RefineDetDecoder(MultiBoxDecoder):
 
 def select_best(scores: Tensor, score_thr: float,
                 limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Select what scores above the threshold, the best of each column.
+    """Select from scores (n, columns) the best that exceed the threshold.
 
-    Args:
-        scores: (n, columns).
-        score_thr: The threshold.
-        limit: Most to select from a column; 0 or less for all.
+    At most ``limit`` of each column are selected, if it is positive.
 
     Returns:
         Scores, columns and rows, (m, ) each.

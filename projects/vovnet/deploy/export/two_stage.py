@@ -1,19 +1,10 @@
 """Two-stage detectors as several graphs, between which boxes are pooled.
 
-===========  ==============================  ==============================
-file         takes                           returns
-===========  ==============================  ==============================
-``.onnx``    the image                       feature maps; per level scores
-                                             and deltas of the anchors
-``.roi``     the pooled proposals            class logits and box deltas
-``.mask``    the pooled detections           a probability mask per class
-===========  ==============================  ==============================
-
-A cascade has one more ``.roi`` for each further stage. Box and mask head do
-not share a graph, because masks are pooled from the boxes that the box head
-has refined. :mod:`vovnet.deploy.onnx.two_stage_postprocess` does what happens
-in between. Maps and pooled boxes have their channels last, as NumPy gathers
-them.
+The first graph maps an image to feature maps and the RPN's scores and deltas,
+``roi`` (and ``roi2``, ... of a cascade) pooled proposals to class logits and
+deltas, ``mask`` pooled detections to masks.
+:mod:`vovnet.deploy.onnx.two_stage_postprocess` does what happens in between.
+Maps and pooled boxes have their channels last, as NumPy gathers them.
 """
 import torch
 from mmcv.ops import RoIAlign
@@ -37,17 +28,15 @@ def build(model: TwoStageDetector, shape: tuple[int, int], *, dynamic: bool,
           normalize: bool, maps: bool) -> tuple[list[Graph], dict]:
     """Build the graphs of Faster, Mask or Cascade R-CNN.
 
-    Arguments are those of :func:`vovnet.deploy.export.one_stage.build`. The
-    number of boxes is always free.
+    Takes the arguments of :func:`vovnet.deploy.export.one_stage.build`, but
+    refuses ``maps``. The number of boxes is always free.
 
     Returns:
-        The graphs, and for the metadata ``kind`` (``'two_stage'`` or
-        ``'two_stage_mask'``), ``test`` (the last NMS) and ``two_stage`` (from
-        :func:`describe`).
+        The graphs, and for the metadata ``kind``, ``test`` (the last NMS) and
+        ``two_stage`` (from :func:`describe`).
 
     Raises:
-        UserError: If a part of the detector has no path to ONNX, the network
-            cannot take the shape, or ``maps`` are asked for.
+        UserError: If a part of the detector has no path to ONNX.
     """
     if maps:
         raise UserError(
@@ -100,10 +89,7 @@ def _build_first(model: TwoStageDetector, shape: tuple[int, int],
 class FirstStage(nn.Module):
     """Backbone, neck and region proposal network.
 
-    Args:
-        model: The detector.
-        start: Normalizes the image; None if it comes normalized.
-        features: Number of feature maps that boxes are pooled from.
+    ``features`` is the number of feature maps that boxes are pooled from.
     """
 
     def __init__(self, model: TwoStageDetector, start: nn.Module | None,
@@ -169,8 +155,7 @@ def describe(model: TwoStageDetector) -> dict:
     """Describe what is done between and after the graphs.
 
     Returns:
-        ``rpn``, ``stages`` and ``mask`` (None without masks), of JSON's types,
-        for :mod:`vovnet.deploy.onnx.two_stage_postprocess`.
+        ``rpn``, ``stages`` and ``mask`` (None without masks), of JSON's types.
 
     Raises:
         UserError: If a part of the detector has no path to ONNX.

@@ -154,11 +154,7 @@ def verify_detector(model: nn.Module, cfg: Config, file: Path,
                     images: Sequence[np.ndarray]) -> list[Difference]:
     """Compare a file with the model in each runtime that is installed.
 
-    Args:
-        model: In eval mode, with its weights; on the CPU.
-        cfg: Its config, for the test pipeline.
-        file: The first graph's file.
-        images: BGR, uint8.
+    The model is in eval mode and on the CPU; images are BGR, uint8.
 
     Raises:
         UserError: If a difference is too large, nothing was detected, or ONNX
@@ -261,14 +257,10 @@ def compute_maps_with_model(model: nn.Module, cfg: Config, image: np.ndarray,
 
 def preprocess_with_model(model: nn.Module, cfg: Config, image: np.ndarray,
                           metadata: Mapping) -> tuple[Tensor, list]:
-    """Preprocess an image with the model's own test pipeline.
+    """Preprocess a BGR image of uint8 with the model's own test pipeline.
 
-    Args:
-        model: In eval mode.
-        cfg: Its config, for the test pipeline.
-        image: BGR, uint8.
-        metadata: Of the exported file. If it fixes the ``shape``, the image is
-            made to fit, and padded.
+    If the exported file's metadata fix the ``shape``, the image is made to
+    fit, and padded.
 
     Returns:
         The network's input (1, 3, H, W), and a list of one data sample.
@@ -305,7 +297,7 @@ def load_images(cfg: Config, places: Sequence[str] = (),
         count: Most images to load.
 
     Returns:
-        Images, BGR, uint8, and where they are from.
+        Images, BGR, uint8, and a description of where they are from.
     """
     if places:
         files = [f for place in places for f in find_images(place)[1]]

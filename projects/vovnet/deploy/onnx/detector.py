@@ -22,11 +22,9 @@ class Detector:
     """An exported detector.
 
     Args:
-        file: The first file that ``tools/deployment/export_onnx.py`` wrote;
-            further graphs must lie beside it.
+        file: The first file of the export; the others must lie beside it.
         backend: ``'onnxruntime'`` or ``'openvino'``.
-        providers: ONNX Runtime's execution providers, best first; the CPU's
-            by default.
+        providers: ONNX Runtime's execution providers, best first.
         threads: Number of threads; the runtime decides by default.
 
     Attributes:
@@ -35,8 +33,8 @@ class Detector:
         sessions (dict[str, Session]): The graphs by name, ``''`` the first.
 
     Raises:
-        UserError: If a file is missing or is not an exported detector, or
-            the runtime or a provider is not installed.
+        UserError: If a file is missing or is not an exported detector, or the
+            runtime or a provider is not installed.
     """
 
     def __init__(self, file: str | os.PathLike, *,
@@ -88,12 +86,6 @@ class Detector:
 
     def preprocess(self, image: np.ndarray) -> PreprocessedImage:
         """Resize, normalize and pad an image as the test pipeline does."""
-        shape = getattr(image, 'shape', None)
-        if not (shape and len(shape) == 3 and shape[2] == 3
-                and image.dtype == np.uint8):
-            raise UserError('detect: takes BGR pixels of uint8, (height, '
-                            'width, 3), as cv2.imread gives them '
-                            f'(None: no image); got {shape or image}')
         return preprocess(image, self.metadata)
 
 
@@ -104,6 +96,12 @@ def graph_file(first: Path, name: str) -> Path:
 
 def preprocess(image: np.ndarray, metadata: Mapping) -> PreprocessedImage:
     """Resize, normalize and pad as a file's metadata say."""
+    pixels = getattr(image, 'shape', None)
+    if not (pixels and len(pixels) == 3 and pixels[2] == 3
+            and image.dtype == np.uint8):
+        raise UserError('detect: takes BGR pixels of uint8, (height, width, '
+                        '3), as cv2.imread gives them (None: no image); got '
+                        f'{pixels or image}')
     steps, shape = metadata['preprocess'], metadata['shape']
     original = height, width = image.shape[:2]
     if resize := steps['resize']:

@@ -56,8 +56,7 @@ class Session:
     Args:
         file: An ONNX file.
         backend: One of ``BACKENDS``.
-        providers: ONNX Runtime's execution providers, best first; the CPU's
-            by default.
+        providers: ONNX Runtime's execution providers, best first.
         threads: Number of threads; the runtime decides by default.
 
     Attributes:
@@ -90,10 +89,7 @@ class Session:
                 'again, or for another --shape') from error
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Run the graph.
-
-        Args:
-            **inputs: Arrays by name; names that the graph lacks are ignored.
+        """Run the graph; inputs that it lacks are ignored.
 
         Returns:
             Outputs by name, in the graph's order.

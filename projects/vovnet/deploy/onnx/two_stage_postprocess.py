@@ -21,13 +21,7 @@ _MAX_LOG_RATIO = np.float32(abs(np.log(16 / 1000)))
 
 def detect(sessions: Mapping[str, Session], metadata: Mapping,
            image: PreprocessedImage) -> Detections:
-    """Detect objects in a preprocessed image.
-
-    Args:
-        sessions: The graphs by name.
-        metadata: Read from the first file.
-        image: The preprocessed image.
-    """
+    """Detect objects, given the graphs and the first file's metadata."""
     spec = metadata['two_stage']
     maps = list(sessions[''](image=image.image,
                              size=np.int64(image.size)).values())
@@ -130,11 +124,8 @@ def get_anchors(base: Sequence, stride: Sequence, grid: tuple[int, int],
                 index: np.ndarray) -> np.ndarray:
     """Return anchors of a map by index, counted by row, column, base anchor.
 
-    Args:
-        base: Anchors of the cell at the origin, (A, 4), px.
-        stride: Of x and of y, px.
-        grid: Height and width of the map.
-        index: (n, ), 0 to H * W * A - 1.
+    ``base`` has the A anchors of the cell at the origin, ``stride`` is of x
+    and y, ``grid`` is height and width of the map.
     """
     base = np.float32(base)
     row, column, kind = np.unravel_index(index, (*grid, len(base)))
@@ -159,17 +150,10 @@ def decode(boxes: np.ndarray, deltas: np.ndarray, size: tuple[int, int],
 
 def grouped_nms(boxes: np.ndarray, scores: np.ndarray, groups: np.ndarray,
                 spec: Mapping, limit: int) -> np.ndarray:
-    """Apply NMS within each group, or to all if ``class_agnostic``.
-
-    Args:
-        boxes: (n, 4).
-        scores: (n, ).
-        groups: (n, ), class or level.
-        spec: ``iou_threshold`` and ``class_agnostic``.
-        limit: Most boxes to keep; -1 for all.
+    """Apply NMS within each class or level, or across if ``class_agnostic``.
 
     Returns:
-        Indices of the kept boxes, best first.
+        Indices of the kept boxes, best first, at most ``limit`` if positive.
     """
     if not spec['class_agnostic'] and len(boxes):
         # As mmcv's batched_nms: the offset's rounding is part of the result.
@@ -285,13 +269,7 @@ def _weigh_pixels(start: np.ndarray, end: np.ndarray, bins: int, length: int,
                   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Turn RoIAlign's samples along one axis into weights of pixels.
 
-    Args:
-        start: Of the boxes, (n, ), px of the map.
-        end: Of the boxes, (n, ), px of the map.
-        bins: Number of bins between them.
-        length: Length of the map, px.
-        sampling_ratio: As of :func:`roi_align`.
-        aligned: As of :func:`roi_align`.
+    ``start`` and ``end`` of the boxes are (n, ), in px of the map.
 
     Returns:
         First pixel and number of pixels that a box needs, both (n, ), int64,
