@@ -1,8 +1,8 @@
 """Detect without torch: ``demo/onnx_demo.py FILE IMAGES [options]``.
 
-FILE is what ``tools/deployment/export_onnx.py`` has written. Needs numpy,
-OpenCV and onnxruntime (or openvino). Writes ``<out dir>/vis/<image>`` and
-``<out dir>/preds/<image>.json`` (``vovnet/deploy/onnx/results.py``).
+FILE was written by ``tools/deployment/export_onnx.py``. Needs numpy, OpenCV
+and onnxruntime (or openvino). Writes ``<out dir>/vis/<image>`` and
+``<out dir>/preds/<image>.json``.
 """
 import argparse
 import sys
@@ -18,8 +18,9 @@ except ImportError as error:
 with report_user_errors():
     require_package('numpy', 'the demo')
     require_package('cv2', 'the demo', 'opencv-python-headless')
-from vovnet.deploy.onnx.detector import BACKENDS, Detector
+from vovnet.deploy.onnx import Detector
 from vovnet.deploy.onnx.results import detect_files
+from vovnet.deploy.onnx.session import BACKENDS
 from vovnet.utils.image_files import find_images, print_results
 
 

@@ -8,6 +8,11 @@ from torch import nn
 
 import vovnet  # noqa: F401
 from vovnet.datasets import draw_scene
+from vovnet.deploy.export.export import (
+    build_graphs,
+    choose_opset,
+    write_graphs,
+)
 
 register_all_modules()
 CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
@@ -124,3 +129,10 @@ def pictures():
     images = [draw_scene('val', i, size=96).image for i in range(3)]
     return [np.ascontiguousarray(image) for image in (
         images[0], images[1][:57], images[2][:, :50])]
+
+
+def write(model, cfg, file, exporter='torchscript', opset=None, **options):
+    """Write a detector's files without verifying them."""
+    graphs, metadata = build_graphs(model, cfg, **options)
+    return write_graphs(graphs, metadata, file, exporter,
+                        choose_opset(exporter, opset))

@@ -1,8 +1,7 @@
-"""A detector as ONNX: ``export_onnx.py CONFIG CHECKPOINT [--out FILE]``.
+"""Export a detector: ``export_onnx.py CONFIG CHECKPOINT [--out FILE]``.
 
-The file is run on pictures in ONNX Runtime and, where it is installed, in
-OpenVINO, and is put in place only if it finds what the model finds
-(``vovnet/deploy/export/verify.py``).
+The file is compared with the model in ONNX Runtime and, where it is
+installed, in OpenVINO, and published only if it finds the same objects.
 """
 import argparse
 import sys
@@ -12,12 +11,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'projects'))
 import vovnet_cli
 
-from vovnet.deploy.export import export, verify
+from vovnet.deploy.export.export import OPSETS, export_detector
+from vovnet.deploy.export.verify import TOLERANCES, load_images
 from vovnet.engine import predict
 from vovnet.engine.cli import add_config_options
 from vovnet.engine.config import load_config
 from vovnet.engine.prepare import check_output_dir
-from vovnet.utils.errors import report_user_errors, require_package
+from vovnet.utils.errors import report_user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,8 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out', metavar='FILE', type=Path,
                         help='(default: <name of the config>.onnx)')
-    parser.add_argument('--exporter', choices=export.EXPORTERS,
-                        default=export.EXPORTERS[0],
+    parser.add_argument('--exporter', choices=list(OPSETS),
+                        default='torchscript',
                         help='of torch.onnx (default: torchscript)')
     parser.add_argument(
         '--shape', type=int, nargs=2, metavar=('H', 'W'),
@@ -59,43 +59,31 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def versions() -> str:
-    found = []
+def list_versions() -> str:
+    versions = []
     for package in ('torch', 'onnx', 'onnxruntime', 'openvino'):
         try:
-            found.append(f'{package} {version(package)}')
+            versions.append(f'{package} {version(package)}')
         except PackageNotFoundError:
-            found.append(f'{package} not installed')
-    return ', '.join(found)
+            versions.append(f'{package} not installed')
+    return ', '.join(versions)
 
 
 @report_user_errors()
 def main() -> None:
     args = parse_args()
-    out = args.out or Path(args.config).with_suffix('.onnx').name
-    require_package(verify.BACKENDS[0], 'the check after an export')
+    out = args.out or Path(Path(args.config).with_suffix('.onnx').name)
     cfg = load_config(args.config, args.cfg_options)
-    check_output_dir(str(Path(out).parent), '--out')
+    check_output_dir(str(out.parent), '--out')
     model = predict.load_detector(cfg, args.checkpoint, 'cpu')
-    images, source = verify.pictures(cfg, args.images, args.num_images)
-
-    def check(file: Path) -> None:
-        print(f'Comparing it with the model on {len(images)} pictures of '
-              f'{source} ...', flush=True)
-        for difference in verify.verify(model, cfg, file, images):
-            print(f'  {difference}', flush=True)
-        if args.eval:
-            for name, metrics in verify.accuracies(model, cfg, file):
-                print(f'  {name}: ' + ', '.join(
-                    f'{key} {value:.4f}' for key, value in metrics.items()),
-                    flush=True)
-
-    print(f'Exporting {args.config} ({args.exporter}) ...', flush=True)
-    files = export.export_detector(
-        model, cfg, out, exporter=args.exporter, shape=args.shape,
-        dynamic=args.dynamic, normalize=args.normalize, maps=args.maps,
-        opset=args.opset, check=check)
-    print(f'With {versions()}; allowed: {verify.TOLERANCES}')
+    images, source = load_images(cfg, args.images, args.num_images)
+    print(f'Exporting {args.config} ({args.exporter}) and comparing it with '
+          f'the model on {len(images)} pictures of {source} ...', flush=True)
+    files = export_detector(
+        model, cfg, out, images, exporter=args.exporter, opset=args.opset,
+        evaluate=args.eval, shape=args.shape, dynamic=args.dynamic,
+        normalize=args.normalize, maps=args.maps)
+    print(f'With {list_versions()}; allowed: {TOLERANCES}')
     for file in files:
         print(f'Wrote {file} ({file.stat().st_size / 1e6:.1f} MB)')
     if not args.maps:

@@ -1,4 +1,4 @@
 """Fast inference and export.
 
-Imports nothing: ``vovnet.deploy.onnx`` also works without torch.
+Imports nothing itself: :mod:`vovnet.deploy.onnx` works without torch.
 """

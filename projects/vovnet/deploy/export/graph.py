@@ -1,11 +1,9 @@
-"""What an exporter is given: a graph, and the way from pixels into it.
-
-Own work.
-"""
+"""What an exporter takes: networks with example inputs and names."""
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor, nn
 
@@ -16,16 +14,14 @@ class Graph(NamedTuple):
     """One network to be written to one file.
 
     Attributes:
-        name (str): What the file's name gets: ``'roi'`` makes
-            ``detector.roi.onnx``. Empty for the first graph, which the
-            metadata are written to.
-        module (nn.Module): In eval mode; takes the tensors of ``inputs`` by
-            position, gives a tensor or a tuple of them.
-        inputs (dict[str, Tensor]): Examples, in the order of the arguments.
-        outputs (list[str]): Names, in the order of the results.
-        dynamic (dict[str, dict[int, str]]): For an input or output the axes
-            that have no fixed size, and what they are called. Axes of inputs
-            with the same name have the same size.
+        name: Part of the file's name: ``'roi'`` makes ``detector.roi.onnx``.
+            Empty for the first graph, whose file holds the metadata.
+        module: Takes the tensors of ``inputs`` by position, returns a tensor
+            or a tuple of them.
+        inputs: Examples by name, in the order of the arguments.
+        outputs: Names, in the order of the results.
+        dynamic: For an input or output the axes without a fixed size, and
+            their names. Axes of inputs with one name have one size.
     """
 
     name: str
@@ -35,13 +31,8 @@ class Graph(NamedTuple):
     dynamic: dict[str, dict[int, str]]
 
 
-class Pixels(nn.Module):
-    """Normalises inside of a graph, as the model's data preprocessor does.
-
-    Args:
-        preprocessor (ImgDataPreprocessor): Gives mean, deviation, order of
-            the channels and the value of the padding.
-    """
+class Normalizer(nn.Module):
+    """Normalization inside a graph, as a data preprocessor does it."""
 
     def __init__(self, preprocessor: ImgDataPreprocessor) -> None:
         super().__init__()
@@ -52,18 +43,14 @@ class Pixels(nn.Module):
             self.register_buffer(name, None if value is None else
                                  value.detach().cpu().float())
 
-    def forward(self, picture: Tensor, size: Tensor) -> Tensor:
-        """Make the network's input.
+    def forward(self, image: Tensor, size: Tensor) -> Tensor:
+        """Make the network's input, (1, 3, H, W), float32.
 
         Args:
-            picture (Tensor): BGR, 0 to 255, (1, H, W, 3), uint8, padded at
-                the bottom and on the right.
-            size (Tensor): Height and width without the padding, (2, ), int64.
-
-        Returns:
-            Tensor: (1, 3, H, W), float32.
+            image: BGR, (1, H, W, 3), uint8, padded at the bottom and right.
+            size: Height and width without the padding, (2, ), int64.
         """
-        image = picture.permute(0, 3, 1, 2).float()
+        image = image.permute(0, 3, 1, 2).float()
         if self.swap:
             image = image.flip(1)
         if self.mean is not None:
@@ -73,46 +60,47 @@ class Pixels(nn.Module):
         return torch.where(inside, image, self.pad_value)
 
 
-def image_input(preprocessor: ImgDataPreprocessor, shape: tuple[int, int],
-                normalize: bool) -> tuple[nn.Module | None, Tensor]:
-    """The start of a first graph, whose input is called ``image``.
-
-    Args:
-        preprocessor (ImgDataPreprocessor): Of the detector.
-        shape (tuple[int, int]): Height and width, px.
-        normalize (bool): Whether the graph normalises.
+def create_image_input(
+    preprocessor: ImgDataPreprocessor, shape: tuple[int, int], *,
+    dynamic: bool, normalize: bool
+) -> tuple[nn.Module | None, dict[str, Tensor], dict[str, dict[int, str]]]:
+    """Create the start of a first graph, whose input is called ``image``.
 
     Returns:
-        tuple: The module that normalises, None if the graph is to be given
-        what the preprocessor gives; and an example of the input: uint8
-        (1, H, W, 3) or float32 (1, 3, H, W).
+        The module that normalizes, or None; example inputs ``image``, uint8
+        (1, H, W, 3) if it normalizes, else float32 (1, 3, H, W), and ``size``,
+        height and width without padding; and the dynamic axes.
     """
     if normalize:
-        return Pixels(preprocessor), torch.randint(
-            256, (1, *shape, 3), dtype=torch.uint8)
-    return None, torch.randn(1, 3, *shape)
+        start, axes = Normalizer(preprocessor), {1: 'height', 2: 'width'}
+        image = torch.randint(256, (1, *shape, 3), dtype=torch.uint8)
+    else:
+        start, axes = None, {2: 'height', 3: 'width'}
+        image = torch.randn(1, 3, *shape)
+    return (start, dict(image=image, size=torch.tensor(shape)),
+            dict(image=axes) if dynamic else {})
 
 
-def try_shape(network: Callable, inputs: Mapping[str, Tensor],
-              shape: tuple[int, int]) -> Any:
-    """Run a first graph once on its examples.
-
-    Args:
-        network (Callable): Takes the inputs by position.
-        inputs (Mapping[str, Tensor]): Examples of that shape.
-        shape (tuple[int, int]): Height and width, px.
-
-    Returns:
-        Any: What the network gives.
-
-    Raises:
-        UserError: If it cannot take pictures of that shape.
-    """
+def run_example(network: Callable, inputs: Mapping[str, Tensor]) -> Any:
+    """Run a first graph on its example inputs, or refuse their shape."""
     try:
         with torch.no_grad():
             return network(*inputs.values())
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        height, width = inputs['size'].tolist()
         raise UserError(
-            f'--shape {shape[0]} {shape[1]}: the network cannot take it '
+            f'--shape {height} {width}: the network cannot take it '
             f'({reason}); give another, or leave it out') from error
+
+
+def read_nms(cfg: ConfigDict, owner: nn.Module) -> dict:
+    """Return ``iou_threshold`` and ``class_agnostic`` of ``test_cfg.nms``."""
+    known = {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}
+    if (cfg.get('type', 'nms') != 'nms' or 'iou_threshold' not in cfg
+            or set(cfg) - known):
+        raise UserError(
+            f'{type(owner).__name__}: test_cfg.nms is {dict(cfg)}, which '
+            "cannot be exported; set dict(type='nms', iou_threshold=...)")
+    return dict(iou_threshold=cfg['iou_threshold'],
+                class_agnostic=cfg.get('class_agnostic', False))

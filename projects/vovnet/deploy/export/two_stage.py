@@ -1,22 +1,10 @@
-"""Two-stage detectors as graphs, between which boxes are pooled.
+"""Two-stage detectors as several graphs, between which boxes are pooled.
 
-Own work. Faster R-CNN becomes two graphs, Mask R-CNN three, Cascade R-CNN one
-more for each further stage:
-
-===========  ==============================  ==============================
-file         takes                           gives
-===========  ==============================  ==============================
-``.onnx``    the picture                     feature maps; per level scores
-                                             and deltas of the anchors
-``.roi``     the pooled proposals            class logits and box deltas
-``.mask``    the pooled detections           a probability mask per class
-===========  ==============================  ==============================
-
-Box and mask head do not share a graph, because the masks are pooled from the
-boxes that the first one has led to. What happens in between is
-:mod:`vovnet.deploy.onnx.two_stage_postprocess`; all it has to know stands in the
-metadata. Maps and pooled boxes have their channels last, as NumPy gathers
-them.
+The first graph maps an image to feature maps and the RPN's scores and deltas,
+``roi`` (and ``roi2``, ... of a cascade) pooled proposals to class logits and
+deltas, ``mask`` pooled detections to masks.
+:mod:`vovnet.deploy.onnx.two_stage_postprocess` does what happens in between.
+Maps and pooled boxes have their channels last, as NumPy gathers them.
 """
 import torch
 from mmcv.ops import RoIAlign
@@ -30,123 +18,78 @@ from mmdet.models import (
 )
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.task_modules import AnchorGenerator, DeltaXYWHBBoxCoder
-from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from ...utils.errors import UserError
-from .graph import Graph, image_input, try_shape
+from .graph import Graph, create_image_input, read_nms, run_example
 
 
-def build(model: TwoStageDetector, cfg: Config, shape: tuple[int, int], *,
-          dynamic: bool, normalize: bool,
-          maps: bool) -> tuple[list[Graph], dict]:
-    """Make the graphs of a two-stage detector.
+def build(model: TwoStageDetector, shape: tuple[int, int], *, dynamic: bool,
+          normalize: bool, maps: bool) -> tuple[list[Graph], dict]:
+    """Build the graphs of Faster, Mask or Cascade R-CNN.
 
-    Args:
-        model: In eval mode.
-        cfg: Its config (not read).
-        shape: Height and width of the input, px.
-        dynamic: Whether they are free. The number of boxes always is.
-        normalize: Whether the first graph normalises.
-        maps: Refused: there are no graphs that decode boxes.
+    Takes the arguments of :func:`vovnet.deploy.export.one_stage.build`, but
+    refuses ``maps``. The number of boxes is always free.
 
     Returns:
-        tuple: The graphs, and for the metadata ``kind`` (``'two_stage'`` or
-        ``'two_stage_mask'``), ``test`` (the last NMS) and ``two_stage`` (of
-        :func:`describe`).
+        The graphs, and for the metadata ``kind``, ``test`` (the last NMS) and
+        ``two_stage`` (from :func:`describe`).
 
     Raises:
-        UserError: If a part of the detector is not known here, or the
-            network cannot take the shape.
+        UserError: If a part of the detector has no path to ONNX.
     """
     if maps:
         raise UserError(
             f'--maps: the graphs of {type(model).__name__} decode no boxes '
             'in any case; leave the option out')
     spec = describe(model)
-    head = model.roi_head
-    pools = [stage['pool'] for stage in spec['stages']]
-    if spec['mask']:
-        pools.append(spec['mask']['pool'])
-    first = _first_graph(model, shape, dynamic, normalize,
-                         max(len(pool['strides']) for pool in pools))
-    channels = model.neck.out_channels if model.with_neck else (
-        model.rpn_head.in_channels)
-    graphs = [first]
-    for stage, box_head in zip(spec['stages'], _stages(head.bbox_head)):
-        graphs.append(_pooled_graph(
-            stage['graph'], BoxHead(box_head), stage['pool'], channels,
-            ['cls_score', 'bbox_pred']))
-    if spec['mask']:
-        graphs.append(_pooled_graph(
-            'mask', MaskHead(_stages(head.mask_head)), spec['mask']['pool'],
-            channels, ['masks']))
-    kind = 'two_stage_mask' if spec['mask'] else 'two_stage'
-    test = model.roi_head.test_cfg
+    head, mask = model.roi_head, spec['mask']
+    parts = [(stage['graph'], BoxHead(box_head), stage['pool'],
+              ['cls_score', 'bbox_pred'])
+             for stage, box_head in zip(spec['stages'],
+                                        _list_stages(head.bbox_head))]
+    if mask:
+        parts.append(('mask', MaskHead(_list_stages(head.mask_head)),
+                      mask['pool'], ['masks']))
+    features = max(len(pool['strides']) for _, _, pool, _ in parts)
+    channels = (model.neck.out_channels if model.with_neck else
+                model.rpn_head.in_channels)
+    graphs = [_build_first(model, shape, dynamic, normalize, features)]
+    for name, module, pool, outputs in parts:
+        # Two boxes: an exporter would take a single one for a constant.
+        inputs = dict(pooled=torch.randn(2, *pool['size'], channels))
+        graphs.append(Graph(name, module, inputs, outputs, {
+            key: {0: 'boxes'} for key in ('pooled', *outputs)}))
+    test = head.test_cfg
     return graphs, dict(
-        kind=kind, two_stage=spec,
-        test=dict(score_thr=test.score_thr, nms=_nms(test.nms),
+        kind='two_stage_mask' if mask else 'two_stage',
+        two_stage=spec,
+        test=dict(score_thr=test.score_thr, nms=read_nms(test.nms, head),
                   max_per_img=test.max_per_img))
 
 
-def describe(model: TwoStageDetector) -> dict:
-    """All that is done between and after the graphs.
-
-    Args:
-        model: Faster R-CNN, Mask R-CNN, or a cascade of them.
-
-    Returns:
-        dict: Of JSON's types: ``rpn``, ``stages`` and ``mask``. The first
-        two are what ``proposals`` and ``classify`` of
-        :mod:`vovnet.deploy.onnx.two_stage_postprocess` take; the third is None, or how
-        masks are pooled (``pool``) and the ``threshold`` they are cut at.
-
-    Raises:
-        UserError: If a part of the detector is not known here.
-    """
-    rpn, head = model.rpn_head, model.roi_head
-    _expect(type(model).predict is TwoStageDetector.predict, model)
-    _expect(type(rpn) is RPNHead, rpn)
-    _expect(type(head) in (StandardRoIHead, CascadeRoIHead)
-            and not head.with_shared_head, head)
-    priors = rpn.prior_generator
-    _expect(type(priors) is AnchorGenerator, priors)
-    first, last = rpn.test_cfg, head.test_cfg
-    boxes = _stages(head.bbox_head)
-    names = ['roi', *(f'roi{i}' for i in range(2, len(boxes) + 1))]
-    mask = None
-    if head.with_mask:
-        pool, *others = map(_pool, _stages(head.mask_roi_extractor))
-        # A cascade's mask heads all get the same boxes, and share a graph.
-        _expect(all(other == pool for other in others), head)
-        _expect(last.mask_thr_binary >= 0, head)
-        for mask_head in _stages(head.mask_head):
-            _expect(type(mask_head) is FCNMaskHead, mask_head)
-        mask = dict(pool=pool, threshold=last.mask_thr_binary)
-    return dict(
-        rpn=dict(
-            base_anchors=[level.tolist() for level in priors.base_anchors],
-            strides=[list(stride) for stride in priors.strides],
-            coder=_coder(rpn.bbox_coder),
-            nms_pre=first.get('nms_pre', -1),
-            min_bbox_size=first.get('min_bbox_size', -1),
-            nms=_nms(first.nms),
-            max_per_img=first.max_per_img),
-        stages=[
-            dict(graph=name, pool=_pool(extractor), coder=_coder_of(box_head))
-            for name, extractor, box_head in zip(
-                names, _stages(head.bbox_roi_extractor), boxes)
-        ],
-        mask=mask)
+def _build_first(model: TwoStageDetector, shape: tuple[int, int],
+                 dynamic: bool, normalize: bool, features: int) -> Graph:
+    start, inputs, axes = create_image_input(
+        model.data_preprocessor, shape, dynamic=dynamic, normalize=normalize)
+    network = FirstStage(model, start, features)
+    found = run_example(network, inputs)
+    if not normalize:
+        del inputs['size']
+    levels = (len(found) - features) // 2
+    outputs = [*(f'feature_{i}' for i in range(features)),
+               *(f'rpn_score_{i}' for i in range(levels)),
+               *(f'rpn_delta_{i}' for i in range(levels))]
+    if dynamic:
+        axes |= {name: {1: f'{name}_height', 2: f'{name}_width'}
+                 for name in outputs}
+    return Graph('', network, inputs, outputs, axes)
 
 
 class FirstStage(nn.Module):
     """Backbone, neck and region proposal network.
 
-    Args:
-        model: The detector.
-        start: What normalises; None for nothing.
-        features: Number of feature maps that boxes are pooled from.
+    ``features`` is the number of feature maps that boxes are pooled from.
     """
 
     def __init__(self, model: TwoStageDetector, start: nn.Module | None,
@@ -156,15 +99,11 @@ class FirstStage(nn.Module):
 
     def forward(self, image: Tensor,
                 size: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Make the maps.
-
-        Args:
-            image: See :func:`vovnet.deploy.export.graph.image_input`.
-            size: Height and width of the picture in it, (2, ), int64.
+        """Compute the maps.
 
         Returns:
-            tuple: Feature maps (1, H, W, C); then per level the scores of
-            the anchors, (1, H, W, A), in 0..1; then per level their deltas,
+            Feature maps (1, H, W, C); then per level the scores of the
+            anchors, (1, H, W, A), in 0..1; then per level their deltas,
             (1, H, W, 4 A).
         """
         if self.start is not None:
@@ -182,84 +121,83 @@ class FirstStage(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """A box head on boxes whose channels come last.
-
-    Args:
-        head: The detector's.
-    """
+    """A box head for pooled boxes whose channels come last."""
 
     def __init__(self, head: BBoxHead) -> None:
         super().__init__()
         self.head = head
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify and refine boxes.
-
-        Args:
-            pooled: (n, height, width, C).
+        """Classify and refine pooled boxes, (n, height, width, C).
 
         Returns:
-            tuple: Logits (n, classes + 1), the background last; deltas
-            (n, 4 classes), or (n, 4) for all classes alike.
+            Logits (n, classes + 1), the background last; deltas (n, 4
+            classes), or (n, 4) for all classes alike.
         """
         return self.head(pooled.permute(0, 3, 1, 2))
 
 
 class MaskHead(nn.Module):
-    """The mask head, or those of a cascade on average.
-
-    Args:
-        heads: The detector's.
-    """
+    """The mean of one or, in a cascade, several mask heads."""
 
     def __init__(self, heads: list[FCNMaskHead]) -> None:
         super().__init__()
         self.heads = nn.ModuleList(heads)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Draw the boxes' masks.
-
-        Args:
-            pooled: (n, height, width, C).
-
-        Returns:
-            Tensor: Probabilities, (n, classes or 1, height', width').
-        """
+        """Return mask probabilities, (n, classes or 1, height', width')."""
         pooled = pooled.permute(0, 3, 1, 2)
         return sum(head(pooled).sigmoid()
                    for head in self.heads) / len(self.heads)
 
 
-def _first_graph(model: TwoStageDetector, shape: tuple[int, int],
-                 dynamic: bool, normalize: bool, features: int) -> Graph:
-    start, image = image_input(model.data_preprocessor, shape, normalize)
-    network = FirstStage(model, start, features)
-    inputs = dict(image=image)
-    if normalize:
-        inputs['size'] = torch.tensor(shape)
-    found = try_shape(network, inputs, shape)
-    levels = (len(found) - features) // 2
-    outputs = [f'{kind}_{i}' for kind, n in dict(
-        feature=features, rpn_score=levels, rpn_delta=levels).items()
-        for i in range(n)]
-    axes = {}
-    if dynamic:
-        top = 1 if normalize else 2
-        axes = dict(image={top: 'height', top + 1: 'width'})
-        axes |= {name: {1: f'{name}_height', 2: f'{name}_width'}
-                 for name in outputs}
-    return Graph('', network, inputs, outputs, axes)
+def describe(model: TwoStageDetector) -> dict:
+    """Describe what is done between and after the graphs.
+
+    Returns:
+        ``rpn``, ``stages`` and ``mask`` (None without masks), of JSON's types.
+
+    Raises:
+        UserError: If a part of the detector has no path to ONNX.
+    """
+    rpn, head = model.rpn_head, model.roi_head
+    _expect(type(model).predict is TwoStageDetector.predict, model)
+    _expect(type(rpn) is RPNHead, rpn)
+    _expect(type(head) in (StandardRoIHead, CascadeRoIHead)
+            and not head.with_shared_head, head)
+    priors, test = rpn.prior_generator, rpn.test_cfg
+    _expect(type(priors) is AnchorGenerator, priors)
+    stages = [
+        dict(graph=f'roi{i}' if i > 1 else 'roi', pool=_read_pool(extractor),
+             coder=_read_box_head(box_head))
+        for i, (extractor, box_head) in enumerate(
+            zip(_list_stages(head.bbox_roi_extractor),
+                _list_stages(head.bbox_head)), 1)]
+    return dict(
+        rpn=dict(
+            base_anchors=[level.tolist() for level in priors.base_anchors],
+            strides=[list(stride) for stride in priors.strides],
+            coder=_read_coder(rpn.bbox_coder),
+            nms_pre=test.get('nms_pre', -1),
+            min_bbox_size=test.get('min_bbox_size', -1),
+            nms=read_nms(test.nms, rpn),
+            max_per_img=test.max_per_img),
+        stages=stages,
+        mask=_read_mask(head) if head.with_mask else None)
 
 
-def _pooled_graph(name: str, module: nn.Module, pool: dict, channels: int,
-                  outputs: list[str]) -> Graph:
-    # Two boxes: an exporter would take a single one for a constant.
-    inputs = dict(pooled=torch.randn(2, *pool['size'], channels))
-    return Graph(name, module, inputs, outputs,
-                 {key: {0: 'boxes'} for key in ('pooled', *outputs)})
+def _read_mask(head: StandardRoIHead) -> dict:
+    pool, *others = map(_read_pool, _list_stages(head.mask_roi_extractor))
+    # A cascade's mask heads all get the same boxes, and share a graph.
+    _expect(all(other == pool for other in others), head)
+    threshold = head.test_cfg.mask_thr_binary
+    _expect(threshold >= 0, head)
+    for mask_head in _list_stages(head.mask_head):
+        _expect(type(mask_head) is FCNMaskHead, mask_head)
+    return dict(pool=pool, threshold=threshold)
 
 
-def _pool(extractor: nn.Module) -> dict:
+def _read_pool(extractor: nn.Module) -> dict:
     _expect(type(extractor) is SingleRoIExtractor, extractor)
     layer = extractor.roi_layers[0]
     _expect(type(layer) is RoIAlign and layer.pool_mode == 'avg', layer)
@@ -271,35 +209,24 @@ def _pool(extractor: nn.Module) -> dict:
         aligned=layer.aligned)
 
 
-def _coder_of(head: nn.Module) -> dict:
+def _read_box_head(head: nn.Module) -> dict:
     _expect(isinstance(head, BBoxHead) and head.with_cls and head.with_reg
             and not head.custom_activation
             and type(head).predict_by_feat is BBoxHead.predict_by_feat
             and type(head)._predict_by_feat_single
             is BBoxHead._predict_by_feat_single, head)
-    return _coder(head.bbox_coder)
+    return _read_coder(head.bbox_coder)
 
 
-def _coder(coder: object) -> dict:
+def _read_coder(coder: object) -> dict:
     _expect(type(coder) is DeltaXYWHBBoxCoder and not coder.add_ctr_clamp,
             coder)
     return dict(means=list(coder.means), stds=list(coder.stds),
                 clip=coder.clip_border)
 
 
-def _nms(cfg: ConfigDict) -> dict:
-    known = dict(type='nms', iou_threshold=None, class_agnostic=False,
-                 split_thr=None)
-    if cfg.get('type', 'nms') != 'nms' or set(cfg) - set(known):
-        raise UserError(
-            f'config: test_cfg has {dict(cfg)}; the exported detector knows '
-            'nms with iou_threshold, class_agnostic and split_thr')
-    return dict(iou_threshold=cfg['iou_threshold'],
-                class_agnostic=cfg.get('class_agnostic', False))
-
-
-def _stages(part: nn.Module) -> list[nn.Module]:
-    """A cascade's parts, or the only one."""
+def _list_stages(part: nn.Module) -> list[nn.Module]:
+    """Return the parts of a cascade, or the only one."""
     return list(part) if isinstance(part, nn.ModuleList) else [part]
 
 
@@ -307,7 +234,6 @@ def _expect(known: bool, part: object) -> None:
     if not known:
         raise UserError(
             f'{type(part).__name__}: this part of a two-stage detector, or '
-            'the way it is set up, has no path to ONNX here; Faster R-CNN, '
-            "Mask R-CNN and cascades of mmdet's RPNHead, SingleRoIExtractor "
-            "with RoIAlign, BBoxHead, FCNMaskHead and DeltaXYWHBBoxCoder "
-            'have one')
+            'its settings, has no path to ONNX here; Faster, Mask and Cascade '
+            "R-CNN of mmdet's RPNHead, SingleRoIExtractor with RoIAlign, "
+            'BBoxHead, FCNMaskHead and DeltaXYWHBBoxCoder have one')

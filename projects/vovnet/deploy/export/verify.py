@@ -1,15 +1,10 @@
-"""Does an exported detector find what the model finds?
-
-Own work. Runs the file on pictures in each runtime that is installed, through
-:mod:`vovnet.deploy.onnx.detector`, and the model through mmdet's own test pipeline
-and ``predict``, and compares boxes, scores, labels and masks.
-"""
-from collections.abc import Iterator, Mapping, Sequence
+"""Compare an exported detector with the model it was made from."""
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,16 +21,17 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from ...datasets import draw_scene
-from ...utils.errors import UserError, require_package
+from ...utils.errors import UserError
 from ...utils.image_files import find_images
-from ..onnx.detector import BACKENDS, Detections, Detector, fitted_size
+from ..onnx.detector import Detector, fit_size
+from ..onnx.session import BACKENDS, Detections
 
 BOXES = 0.1
-"""Tolerance of a side of a box, px of the picture."""
+"""Tolerance of a side of a box, px of the image."""
 SCORES = 1e-4
 """Tolerance of a score; of a map, as a share of its largest value or of 1."""
 IOU = 1e-3
-"""Two boxes whose overlap is as near to NMS's threshold may go either way."""
+"""Two boxes whose IoU is this near to NMS's threshold may go either way."""
 MASKS = 0.98
 """Least IoU of two masks."""
 MAP = 1e-3
@@ -43,32 +39,33 @@ MAP = 1e-3
 TOLERANCES = f'{BOXES} px, {SCORES} of a score, masks that overlap by {MASKS}'
 
 
-class Difference(NamedTuple):
-    """How far a runtime is from the model.
+@dataclass
+class Difference:
+    """The difference between a runtime and the model on several images.
 
     Attributes:
-        backend (str): The runtime.
-        pictures (int): Number of pictures.
-        found (int): Detections of the model on all of them; of maps, maps.
-        boxes (float): Largest difference of a box's side, px of the picture.
-        scores (float): Largest difference of a score; of maps, of a map's
-            value, as a share of its largest (of 1 if that is smaller).
-        masks (float): Least IoU of two masks, 1 without masks.
-        edges (int): Detections of one side alone that stood on an edge: at
-            the threshold of the scores or of NMS, or at the last place.
-        wrong (int): Detections of one side alone that did not.
-        maps (bool): Whether maps were compared, not detections.
+        backend: The runtime.
+        maps: Whether maps are compared, not detections.
+        pictures: Number of images.
+        found: Number of the model's detections, or of maps.
+        boxes: Largest difference of a box's side, px of the image.
+        scores: Largest difference of a score; of a map, as a share of its
+            largest value (of 1 if that is smaller).
+        masks: Least IoU of two masks, 1 without masks.
+        edges: Detections of one side alone that rounding can explain: they
+            are at the threshold of scores or NMS, or in the last place.
+        wrong: Detections of one side alone that it cannot explain.
     """
 
     backend: str
-    pictures: int
-    found: int
-    boxes: float
-    scores: float
-    masks: float
-    edges: int
-    wrong: int
     maps: bool = False
+    pictures: int = 0
+    found: int = 0
+    boxes: float = 0.
+    scores: float = 0.
+    masks: float = 1.
+    edges: int = 0
+    wrong: int = 0
 
     def __str__(self) -> str:
         start = f'{self.backend}: {self.pictures} pictures, {self.found} '
@@ -80,48 +77,107 @@ class Difference(NamedTuple):
                 f'scores by {self.scores:.2g}{masks}; {self.edges} at an '
                 f'edge, {self.wrong} on one side alone')
 
-    @property
-    def within(self) -> bool:
-        """Whether it is within the tolerances."""
-        return (self.boxes <= BOXES and self.scores <= SCORES
-                and self.masks >= MASKS and not self.wrong)
+    def is_tolerable(self) -> bool:
+        """Tell whether it is within the tolerances; NaN never is."""
+        return bool(self.boxes <= BOXES and self.scores <= SCORES
+                    and self.masks >= MASKS and not self.wrong)
+
+    def add_maps(self, expected: Sequence[np.ndarray],
+                 found: Sequence[np.ndarray]) -> None:
+        """Add the maps of one image."""
+        self.pictures += 1
+        self.found += len(expected)
+        for x, y in zip(expected, found, strict=True):
+            error = np.abs(x - y) / max(np.abs(x).max(), 1)
+            self.scores = error.max(initial=self.scores)
+
+    def add_detections(self, expected: Detections, found: Detections,
+                       test: Mapping) -> None:
+        """Add one image, matching detections by label and overlap.
+
+        ``test`` has the model's ``score_thr``, ``nms`` and ``max_per_img``.
+        """
+        self.pictures += 1
+        self.found += len(expected.boxes)
+        overlap = compute_iou(expected.boxes, found.boxes)
+        overlap[expected.labels[:, None] != found.labels] = -1
+        pairs = []
+        for i, row in enumerate(overlap):
+            if row.max(initial=-1) > 0.9:
+                j = row.argmax()
+                pairs.append((i, j))
+                overlap[:, j] = -1  # each matches once
+        mine, theirs = np.array(pairs, int).reshape(-1, 2).T
+        # NaN passes through max, and is in no tolerance.
+        self.boxes = np.abs(expected.boxes[mine] - found.boxes[theirs]).max(
+            initial=self.boxes)
+        self.scores = np.abs(expected.scores[mine] - found.scores[theirs]).max(
+            initial=self.scores)
+        if expected.masks is not None:
+            a, b = expected.masks[mine], found.masks[theirs]
+            union = (a | b).sum((1, 2))
+            iou = np.where(union, (a & b).sum((1, 2)) / union.clip(1), 1)
+            self.masks = iou.min(initial=self.masks)
+        for side, other, matched in ((expected, found, mine),
+                                     (found, expected, theirs)):
+            explained = np.delete(find_edges(side, other, test), matched)
+            self.edges += int(explained.sum())
+            self.wrong += int((~explained).sum())
 
 
-def verify(model: nn.Module, cfg: Config, file: Path,
-           images: Sequence[np.ndarray],
-           backends: Sequence[str] | None = None) -> list[Difference]:
-    """Compare a file with the model it was made of.
+def find_edges(side: Detections, other: Detections,
+               test: Mapping) -> np.ndarray:
+    """Find detections that rounding may keep or drop, (n, ), bool.
 
-    Args:
-        model: In eval mode, with the weights; on the CPU.
-        cfg: Its config, for the test pipeline.
-        file: The first graph's file.
-        images: Pictures, BGR, uint8.
-        backends: Runtimes; by default those that are installed.
+    ``other`` is what the other side found in the same image.
+    """
+    scores = side.scores
+    edge = scores <= test['score_thr'] + SCORES
+    if len(scores) >= test['max_per_img'] >= 0:
+        edge |= scores <= scores.min(initial=1) + SCORES
+    for rivals in (side, other):
+        overlap = compute_iou(side.boxes, rivals.boxes)
+        near = np.abs(overlap - test['nms']['iou_threshold']) <= IOU
+        # A rival with a lower score suppresses nothing.
+        can_suppress = ((rivals.labels == side.labels[:, None])
+                        & (rivals.scores >= scores[:, None] - SCORES))
+        edge |= (near & can_suppress).any(1)
+    return edge
 
-    Returns:
-        list[Difference]: One for each runtime.
+
+def compute_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the IoU of each of the boxes (n, 4) with each other (m, 4)."""
+    return box_iou(torch.as_tensor(boxes), torch.as_tensor(others)).numpy()
+
+
+def verify_detector(model: nn.Module, cfg: Config, file: Path,
+                    images: Sequence[np.ndarray]) -> list[Difference]:
+    """Compare a file with the model in each runtime that is installed.
+
+    The model is in eval mode and on the CPU; images are BGR, uint8.
 
     Raises:
-        UserError: If a runtime differs by more than the tolerances, or there
-            is nothing to compare: no ONNX Runtime, or no detections.
+        UserError: If a difference is too large, nothing was detected, or ONNX
+            Runtime is not installed.
     """
-    require_package(BACKENDS[0], 'the check after an export')
-    backends = backends or _installed()
-    differences = []
-    for backend in backends:
-        detector = Detector(file, backend=backend)
-        maps = detector.metadata['kind'] == 'maps'
-        results = [(_compare_maps if maps else _compare_detections)(
-            model, cfg, detector, image) for image in images]
-        found, boxes, scores, masks, edges, wrong = zip(*results)
-        differences.append(Difference(
-            backend, len(images), sum(found), max(boxes), max(scores),
-            min(masks), sum(edges), sum(wrong), maps))
+    detectors = _open_detectors(file)
+    metadata = detectors[BACKENDS[0]].metadata
+    maps = metadata['kind'] == 'maps'
+    differences = [Difference(backend, maps) for backend in detectors]
+    run_model = compute_maps_with_model if maps else detect_with_model
+    for image in images:
+        expected = run_model(model, cfg, image, metadata)
+        for detector, difference in zip(detectors.values(), differences):
+            if maps:
+                difference.add_maps(expected, [
+                    *detector.run(detector.preprocess(image)).values()])
+            else:
+                difference.add_detections(
+                    expected, detector.detect(image), metadata['test'])
     for difference in differences:
-        if not difference.within:
-            raise UserError(f'{file.name}: is not equal to the model, and not '
-                            f'written: {difference}')
+        if not difference.is_tolerable():
+            raise UserError(f'{file.name}: differs from the model, and was '
+                            f'not written: {difference}')
     if not differences[0].found:
         raise UserError(f'the model finds nothing on {len(images)} pictures, '
                         'so that nothing was compared; give pictures with '
@@ -129,95 +185,42 @@ def verify(model: nn.Module, cfg: Config, file: Path,
     return differences
 
 
-def pictures(cfg: Config, places: Sequence[str] = (),
-             count: int = 8) -> tuple[list[np.ndarray], str]:
-    """Pictures to compare on.
-
-    Args:
-        cfg: Of the detector, for its test data.
-        places: Images, folders or patterns; by default the first images of
-            the test data or, where they are not there, generated shapes.
-        count: Number of pictures at most.
-
-    Returns:
-        tuple: Pictures, BGR, uint8, and where they are from.
-
-    Raises:
-        UserError: If the places have none, or one cannot be read.
-    """
-    if places:
-        files = [f for place in places for f in find_images(place)[1]]
-        source = ', '.join(places)
-    else:
-        files, source = _test_images(cfg), 'the test data'
-    if not files:
-        scenes = (draw_scene('val', i, size=320) for i in range(count))
-        # Of several proportions, as photographs are.
-        return ([scene.image[:320 - 16 * i] if i % 2 else
-                 scene.image[:, :320 - 16 * i]
-                 for i, scene in enumerate(scenes)],
-                'generated shapes (no test data there)')
-    images = [cv2.imread(str(file)) for file in files[:count]]
-    for image, file in zip(images, files):
-        if image is None:
-            raise UserError(f'{file}: cannot be read as an image; give others '
-                            'with --images')
-    return images, source
-
-
-def _test_images(cfg: Config) -> list[str]:
-    """Paths of the test images, none if the data are not there."""
-    try:
-        with redirect_stdout(StringIO()):  # pycocotools tells of its progress
-            data = DATASETS.build(cfg.test_dataloader.dataset)
-        return [data.get_data_info(i)['img_path'] for i in range(
-            min(len(data), 100))]
-    except (OSError, UserError):
-        return []
-
-
-def accuracies(model: nn.Module, cfg: Config, file: Path
-               ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Measure model and file on the test data, by the config's own metric.
-
-    Args:
-        model: The detector.
-        cfg: Its config.
-        file: What it was exported to.
+def measure_accuracies(model: nn.Module, cfg: Config, file: Path
+                       ) -> Iterator[tuple[str, dict[str, float]]]:
+    """Measure model and file on the test data by the config's own metric.
 
     Yields:
-        tuple: ``'model'`` and then each runtime that is installed, and the
-        metrics by name.
+        ``'model'``, then each runtime that is installed, and its metrics.
 
     Raises:
-        UserError: If a runtime's mAP is another than the model's.
+        UserError: If a runtime's mAP differs from the model's.
     """
-    expected = _accuracy(model, cfg, file, None)
+    detectors = _open_detectors(file)
+    metadata = detectors[BACKENDS[0]].metadata
+    expected = _evaluate(
+        cfg, lambda image: detect_with_model(model, cfg, image, metadata))
     yield 'model', expected
-    for backend in _installed():
-        found = _accuracy(model, cfg, file, backend)
+    for backend, detector in detectors.items():
+        found = _evaluate(cfg, detector.detect)
         yield backend, found
         for name, value in found.items():
-            near = abs(value - expected[name]) <= MAP  # not if it is NaN
+            near = abs(value - expected[name]) <= MAP  # False for NaN
             if name.endswith('mAP') and not near:
                 raise UserError(
-                    f'{file.name}: is not equal to the model, and not '
+                    f'{file.name}: differs from the model, and was not '
                     f'written: {name} is {value:.4f} in {backend}, but '
                     f'{expected[name]:.4f} of the model')
 
 
-def _accuracy(model: nn.Module, cfg: Config, file: str | Path,
-              backend: str | None) -> dict[str, float]:
-    detector = Detector(file, backend=backend or BACKENDS[0])
-    with redirect_stdout(StringIO()):
+def _evaluate(cfg: Config, detect_image: Callable[[np.ndarray], Detections]
+              ) -> dict[str, float]:
+    with redirect_stdout(StringIO()):  # pycocotools prints its progress
         data = DATASETS.build(cfg.test_dataloader.dataset)
         evaluator = Evaluator(cfg.test_evaluator)
         evaluator.dataset_meta = data.metainfo
         for item in data:
             sample = item['data_samples']
-            image = cv2.imread(sample.img_path)
-            found = detector.detect(image) if backend else detect(
-                model, cfg, image, detector.metadata)
+            found = detect_image(cv2.imread(sample.img_path))
             sample.pred_instances = InstanceData(**{
                 key: torch.as_tensor(value) for key, value in zip(
                     ('bboxes', 'scores', 'labels', 'masks'), found)
@@ -226,24 +229,41 @@ def _accuracy(model: nn.Module, cfg: Config, file: str | Path,
         return evaluator.evaluate(len(data))
 
 
-def _installed() -> list[str]:
-    return [name for name in BACKENDS if find_spec(name)]
+def _open_detectors(file: Path) -> dict[str, Detector]:
+    """Open a file in ONNX Runtime and in what else is installed."""
+    return {backend: Detector(file, backend=backend) for backend in BACKENDS
+            if backend == BACKENDS[0] or find_spec(backend)}
 
 
-def eager(model: nn.Module, cfg: Config, image: np.ndarray,
-          metadata: Mapping) -> tuple[Tensor, list]:
-    """What the model's own way makes of a picture.
+@torch.no_grad()
+def detect_with_model(model: nn.Module, cfg: Config, image: np.ndarray,
+                      metadata: Mapping) -> Detections:
+    """Detect; arguments as of :func:`preprocess_with_model`."""
+    inputs, samples = preprocess_with_model(model, cfg, image, metadata)
+    found = model.predict(inputs, samples, rescale=True)[0].pred_instances
+    return Detections(
+        found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy(),
+        found.masks.numpy() if 'masks' in found else None)
 
-    Args:
-        model: In eval mode.
-        cfg: Its config, for the test pipeline.
-        image: BGR, uint8.
-        metadata: Of the exported file, for a ``shape`` that is fixed:
-            pictures are padded to it, and made to fit.
+
+@torch.no_grad()
+def compute_maps_with_model(model: nn.Module, cfg: Config, image: np.ndarray,
+                            metadata: Mapping) -> list[np.ndarray]:
+    """Compute maps; arguments as of :func:`preprocess_with_model`."""
+    inputs, _ = preprocess_with_model(model, cfg, image, metadata)
+    return [x.numpy() for levels in model.bbox_head(model.extract_feat(inputs))
+            for x in levels]
+
+
+def preprocess_with_model(model: nn.Module, cfg: Config, image: np.ndarray,
+                          metadata: Mapping) -> tuple[Tensor, list]:
+    """Preprocess a BGR image of uint8 with the model's own test pipeline.
+
+    If the exported file's metadata fix the ``shape``, the image is made to
+    fit, and padded.
 
     Returns:
-        tuple: The network's input (1, 3, H, W), and the data sample of the
-        picture in a list.
+        The network's input (1, 3, H, W), and a list of one data sample.
     """
     shape, fixed = metadata['shape'], metadata['preprocess']
     steps = [dict(type='mmdet.LoadImageFromNDArray')]
@@ -251,7 +271,7 @@ def eager(model: nn.Module, cfg: Config, image: np.ndarray,
         if 'Annotations' in step['type']:
             continue
         if shape and step['type'].endswith('Resize'):
-            size = fitted_size(image.shape[:2], fixed['resize'], shape)
+            size = fit_size(image.shape[:2], fixed['resize'], shape)
             step.update(scale=size[::-1], keep_ratio=False)
         elif shape and step['type'].endswith('Pad') and step.get('size'):
             step.update(size=tuple(fixed['pad']['size']))
@@ -266,90 +286,44 @@ def eager(model: nn.Module, cfg: Config, image: np.ndarray,
     return inputs, data['data_samples']
 
 
-@torch.no_grad()
-def detect(model: nn.Module, cfg: Config, image: np.ndarray,
-           metadata: Mapping) -> Detections:
-    """Detect with the model; arguments as of :func:`eager`."""
-    inputs, samples = eager(model, cfg, image, metadata)
-    found = model.predict(inputs, samples, rescale=True)[0].pred_instances
-    return Detections(
-        found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy(),
-        found.masks.numpy() if 'masks' in found else None)
-
-
-@torch.no_grad()
-def _compare_maps(model: nn.Module, cfg: Config, detector: Detector,
-                  image: np.ndarray) -> tuple:
-    inputs, _ = eager(model, cfg, image, detector.metadata)
-    expected = [x for levels in model.bbox_head(model.extract_feat(inputs))
-                for x in levels]
-    found = detector.run(detector.prepare(image)).values()
-    error = max(np.abs(x - y.numpy()).max() / max(y.abs().max().item(), 1)
-                for x, y in zip(found, expected, strict=True))
-    return len(expected), 0., float(error), 1., 0, 0
-
-
-def _compare_detections(model: nn.Module, cfg: Config, detector: Detector,
-                        image: np.ndarray) -> tuple:
-    expected = detect(model, cfg, image, detector.metadata)
-    return compare(expected, detector.detect(image), detector.metadata['test'])
-
-
-def compare(expected: Detections, found: Detections, test: dict) -> tuple:
-    """Match detections one to one by label and overlap.
+def load_images(cfg: Config, places: Sequence[str] = (),
+                count: int = 8) -> tuple[list[np.ndarray], str]:
+    """Load images to compare on.
 
     Args:
-        expected: The model's.
-        found: The runtime's.
-        test: ``score_thr``, ``nms`` and ``max_per_img`` of both.
+        cfg: Config of the detector, for its test data.
+        places: Images, folders or patterns; by default the first images of the
+            test data or, if there are none, generated shapes.
+        count: Most images to load.
 
     Returns:
-        tuple: The last six fields of :class:`Difference`, for one picture.
+        Images, BGR, uint8, and a description of where they are from.
     """
-    overlap = np.asarray(box_iou(torch.as_tensor(expected.boxes),
-                                 torch.as_tensor(found.boxes)))
-    overlap[expected.labels[:, None] != found.labels] = -1
-    pairs = []
-    for i in range(len(expected.boxes)):
-        if len(found.boxes) and overlap[i].max() > 0.9:
-            j = int(overlap[i].argmax())
-            pairs.append((i, j))
-            overlap[:, j] = -1
-    mine, theirs = (np.array(side, int) for side in zip(*pairs)) \
-        if pairs else (np.zeros(0, int), ) * 2
-    boxes = np.abs(expected.boxes[mine] - found.boxes[theirs]).max(initial=0)
-    scores = np.abs(expected.scores[mine]
-                    - found.scores[theirs]).max(initial=0)
-    masks = 1.
-    if expected.masks is not None and pairs:
-        a, b = expected.masks[mine], found.masks[theirs]
-        union = (a | b).sum((1, 2))
-        masks = np.where(union, (a & b).sum((1, 2)) / union.clip(1), 1).min()
-    edges = wrong = 0
-    for side, matched in ((expected, mine), (found, theirs)):
-        for i in set(range(len(side.boxes))) - set(matched.tolist()):
-            edge = _on_edge(side, i, expected, found, test)
-            edges, wrong = edges + edge, wrong + (not edge)
-    return (len(expected.boxes), float(boxes), float(scores), float(masks),
-            edges, wrong)
+    if places:
+        files = [f for place in places for f in find_images(place)[1]]
+        source = ', '.join(places)
+    else:
+        files, source = _find_test_images(cfg), 'the test data'
+    if not files:
+        scenes = [draw_scene('val', i, size=320).image for i in range(count)]
+        # Of several proportions, as photographs are.
+        return ([scene[:320 - 16 * i] if i % 2 else scene[:, :320 - 16 * i]
+                 for i, scene in enumerate(scenes)],
+                'generated shapes (no test data there)')
+    images = [cv2.imread(str(file)) for file in files[:count]]
+    for image, file in zip(images, files):
+        if image is None:
+            raise UserError(f'{file}: cannot be read as an image; give others '
+                            'with --images')
+    return images, source
 
 
-def _on_edge(side: Detections, i: int, expected: Detections,
-             found: Detections, test: dict) -> bool:
-    """Whether rounding decides if a detection is kept."""
-    score = side.scores[i]
-    if score <= test['score_thr'] + SCORES:
-        return True
-    if len(side.scores) >= test['max_per_img'] >= 0 and \
-            score <= side.scores.min() + SCORES:
-        return True
-    for other in (expected, found):
-        # What scores lower suppresses nothing.
-        same = ((other.labels == side.labels[i])
-                & (other.scores >= score - SCORES))
-        overlap = np.asarray(box_iou(
-            torch.as_tensor(side.boxes[i:i + 1]),
-            torch.as_tensor(other.boxes[same])))
-        if (np.abs(overlap - test['nms']['iou_threshold']) <= IOU).any():
-            return True
-    return False
+def _find_test_images(cfg: Config) -> list[str]:
+    """Return paths of test images, none if the data set is missing."""
+    try:
+        with redirect_stdout(StringIO()):  # pycocotools prints its progress
+            data = DATASETS.build(cfg.test_dataloader.dataset)
+        return [data.get_data_info(i)['img_path'] for i in range(
+            min(len(data), 100))]
+    except (OSError, UserError):
+        return []

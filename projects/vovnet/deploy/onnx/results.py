@@ -1,6 +1,6 @@
-"""Detections as a picture and as JSON, without torch.
+"""Write detections as an image and as JSON, without torch.
 
-Own work. The fields of the JSON are those of ``vovnet/engine/predict.py``.
+The fields of the JSON are those of ``vovnet/engine/predict.py``.
 """
 import colorsys
 import json
@@ -11,24 +11,25 @@ import cv2
 import numpy as np
 
 from ...utils.image_files import choose_output_files
-from .detector import Detections, Detector
+from .detector import Detector
+from .session import Detections
 
 
 def detect_files(detector: Detector, root: Path, images: Sequence[Path],
                  out_dir: Path, score_thr: float = 0.3
                  ) -> Iterator[tuple[Path, int | None]]:
-    """Detect in images, and write a picture and a JSON file for each.
+    """Detect in images; write ``vis/<image>`` and ``preds/<image>.json``.
 
     Args:
         detector: The detector.
-        root: The folder that all images are in.
+        root: Folder that all images are in.
         images: The images.
-        out_dir: The folder for ``vis/<image>`` and ``preds/<image>.json``.
-        score_thr: The lowest score that is drawn and written.
+        out_dir: Folder for the results.
+        score_thr: Lowest score that is drawn and written.
 
     Yields:
-        tuple: Each image and its number of detections, None if it could not
-        be read or is too narrow to be resized.
+        Each image and its number of detections, None if it could not be read
+        or is too narrow to be resized.
 
     Raises:
         UserError: If a result would replace an image or another result.
@@ -43,7 +44,7 @@ def detect_files(detector: Detector, root: Path, images: Sequence[Path],
         if found is None:
             yield image, None
             continue
-        found = found.above(score_thr)
+        found = found.select_above(score_thr)
         picture.parent.mkdir(parents=True, exist_ok=True)
         record.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(picture), draw(pixels, found, detector.classes))
@@ -103,32 +104,23 @@ def encode_mask(mask: np.ndarray) -> str:
 
 def draw(image: np.ndarray, found: Detections,
          classes: Sequence[str]) -> np.ndarray:
-    """Draw boxes, masks and names over a picture.
-
-    Args:
-        image: BGR, (height, width, 3), uint8.
-        found: In px of it.
-        classes: Names of the classes, each of which has a colour.
-
-    Returns:
-        np.ndarray: A picture of the same shape.
-    """
+    """Draw boxes, masks and class names on a copy of a BGR image, uint8."""
     image = image.copy()
     for i in reversed(range(len(found.scores))):  # the best on top
         label = int(found.labels[i])
-        colour = [round(255 * part) for part in colorsys.hsv_to_rgb(
+        color = [round(255 * part) for part in colorsys.hsv_to_rgb(
             label / len(classes), 0.9, 1.0)]
         if found.masks is not None:
             inside = found.masks[i]
             image[inside] = (image[inside] * 0.5
-                             + np.array(colour) * 0.5).astype(np.uint8)
+                             + np.array(color) * 0.5).astype(np.uint8)
         x1, y1, x2, y2 = found.boxes[i].round().astype(int).tolist()
-        cv2.rectangle(image, (x1, y1), (x2, y2), colour, 1)
+        cv2.rectangle(image, (x1, y1), (x2, y2), color, 1)
         text = f'{classes[label]} {found.scores[i]:.2f}'
         font = cv2.FONT_HERSHEY_SIMPLEX, 0.35
         (width, height), below = cv2.getTextSize(text, *font, 1)
         bottom = max(y1 - below, height)
         cv2.rectangle(image, (x1, bottom - height),
                       (x1 + width, bottom + below), (0, 0, 0), cv2.FILLED)
-        cv2.putText(image, text, (x1, bottom), *font, colour, 1, cv2.LINE_AA)
+        cv2.putText(image, text, (x1, bottom), *font, color, 1, cv2.LINE_AA)
     return image
