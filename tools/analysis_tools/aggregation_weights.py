@@ -18,6 +18,7 @@ from vovnet.analysis.aggregation_weights import (
 from vovnet.engine.build import PARTS, load_network
 from vovnet.engine.cli import add_config_options
 from vovnet.engine.config import load_config
+from vovnet.engine.prepare import check_output_dir
 from vovnet.utils.errors import UserError, report_user_errors
 
 SUFFIXES = ('.png', '.pdf', '.svg')

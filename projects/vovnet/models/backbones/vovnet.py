@@ -1,17 +1,11 @@
 """VoVNet and VoVNetV2 backbones.
 
 Sources:
-- V1: Lee et al., "An Energy and GPU-Computation Efficient Backbone Network for
-  Real-Time Object Detection", arXiv:1904.09730, Table 1 (27-slim, 39, 57);
-  the authors' Caffe network (youngwanLEE/VoVNet-RefineDet@46fb3c5) has the
-  same stem. They added 75 and 93 in vov-net/VoVNet-Detectron@0176f70.
-- V2: Lee and Park, "CenterMask: Real-Time Anchor-Free Instance Segmentation",
-  arXiv:1911.06667, Figure 3; the variants are those of
+- V1: Lee et al., arXiv:1904.09730, Table 1 (27-slim, 39, 57), and the authors'
+  Caffe network (youngwanLEE/VoVNet-RefineDet@46fb3c5); 75 and 93 are from
+  vov-net/VoVNet-Detectron@0176f70.
+- V2: Lee and Park, arXiv:1911.06667, Figure 3, with the variants of
   youngwanLEE/vovnet-detectron2@b81c813.
-
-The paper's network and the released ones differ in four things, which are
-options here, not classes: the stem, the identity connection, where eSE sits,
-and the border of the max-pools. See :class:`VoVNet`.
 
 Registered in MMEngine's root registry, so that every OpenMMLab library can
 build ``type='VoVNet'``.
@@ -29,11 +23,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..recompute import Segment, is_hooked, recompute
+from ..recompute import RecomputeBlock, is_hooked, recompute
 
 
 class Arch(NamedTuple):
-    """What makes one VoVNet another: the rows of the papers' tables.
+    """Structure of a VoVNet: a row of the papers' tables.
 
     Attributes:
         num_blocks: OSA blocks of each stage.
@@ -83,10 +77,12 @@ arch_settings: dict[str, Arch] = {
 }
 
 STEM_STRIDES = dict(pooled=(2, 1, 1), strided=(2, 1, 2))
-RESIDUAL_CHOICES = (False, True, 'same-width')
-ESE_CHOICES = ('none', 'last', 'all')
-CHECKPOINTS = ('pointwise', 'block')
 POOLS = dict(ceil=dict(ceil_mode=True), padded=dict(padding=1))
+CHECKPOINTS = ('pointwise', 'block')
+CHOICES = dict(
+    stem=tuple(STEM_STRIDES), residual=(False, True, 'same-width'),
+    ese=('none', 'last', 'all'), pool=tuple(POOLS),
+    with_cp=(False, True, *CHECKPOINTS))
 
 
 class ESE(nn.Module):
@@ -94,9 +90,6 @@ class ESE(nn.Module):
 
     The paper writes a sigmoid; all released code and weights use the hard one,
     ``relu6(x + 3) / 6``.
-
-    Args:
-        channels (int): Channels of the input and of the output.
     """
 
     def __init__(self, channels: int) -> None:
@@ -104,7 +97,7 @@ class ESE(nn.Module):
         self.fc = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels of ``x`` (N, C, H, W)."""
+        """Scale the channels of (N, C, H, W)."""
         return x * F.hardsigmoid(self.fc(F.adaptive_avg_pool2d(x, 1)))
 
 
@@ -122,18 +115,18 @@ class OSABlock(nn.Module):
     where the widths differ; what it concatenates is the input as it came.
 
     Args:
-        in_channels (int): Channels of the input.
-        layer_channels (int): Channels of each 3x3 convolution.
-        out_channels (int): Channels after aggregation.
-        num_layers (int): Number of 3x3 convolutions.
-        depthwise (bool): Use depthwise separable 3x3 convolutions: depthwise,
-            pointwise, norm, activation, with nothing between the first two.
-        residual (bool): Add the input; needs in_channels == out_channels.
-        ese (bool): Put eSE behind the aggregating convolution.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-        bottleneck (bool): Put a 1x1 convolution, with half the channels of
-            the 3x3 ones, before each of them.
+        in_channels: Channels of the input.
+        layer_channels: Channels of each 3x3 convolution.
+        out_channels: Channels after aggregation.
+        num_layers: Number of 3x3 convolutions.
+        depthwise: Make them depthwise separable: depthwise, pointwise, norm,
+            activation, with nothing between the first two.
+        residual: Add the input; needs in_channels == out_channels.
+        ese: Put eSE behind the aggregating convolution.
+        norm_cfg: Config of the norm layers.
+        act_cfg: Config of the activations.
+        bottleneck: Put a 1x1 convolution, with half the channels of the 3x3
+            ones, before each of them.
     """
 
     def __init__(self, in_channels: int, layer_channels: int,
@@ -150,14 +143,15 @@ class OSABlock(nn.Module):
             channels = layer_channels
         self.layers = nn.ModuleList()
         for _ in range(num_layers):
+            layer = []
             if bottleneck:
-                narrow = layer_channels // 2
-                self.layers.append(nn.Sequential(
-                    ConvModule(channels, narrow, 1, **cfg),
-                    conv3x3(narrow, layer_channels, 1, depthwise, **cfg)))
-            else:
-                self.layers.append(
-                    conv3x3(channels, layer_channels, 1, depthwise, **cfg))
+                layer.append(
+                    ConvModule(channels, layer_channels // 2, 1, **cfg))
+                channels = layer_channels // 2
+            layer.append(
+                conv3x3(channels, layer_channels, 1, depthwise, **cfg))
+            self.layers.append(
+                nn.Sequential(*layer) if bottleneck else layer[0])
             channels = layer_channels
         self.aggregation = ConvModule(
             in_channels + num_layers * layer_channels, out_channels, 1, **cfg)
@@ -173,23 +167,42 @@ class OSABlock(nn.Module):
         y = self.ese(self.aggregation(torch.cat(features, dim=1)))
         return y + x if self.residual else y
 
-    def segment(self, pool: nn.Module | None = None) -> Segment:
-        """Describe the block for :func:`vovnet.models.recompute.recompute`.
 
-        Args:
-            pool (nn.Module, optional): What comes behind it.
+class OSAStage(nn.Sequential):
+    """OSA blocks of equal resolution, behind a max-pool in most stages.
 
-        Returns:
-            Segment: Of a subclass without its layers: it may do other things.
-        """
-        if type(self) is not OSABlock:
-            return Segment(self, pool=pool)
-        parts = [] if self.reduction is None else [(self.reduction, False)]
-        parts += [(layer, True) for layer in self.layers]
-        return Segment(
-            self, parts, self.aggregation,
-            self.ese.fc if type(self.ese) is ESE else None, self.residual,
-            pool)
+    Args:
+        in_channels: Channels of the input.
+        layer_channels: Channels of the blocks' 3x3 convolutions.
+        out_channels: Channels of the blocks' outputs.
+        num_blocks: Number of blocks.
+        pool: Border of the max-pool, see :class:`VoVNet`; None for no pool.
+        residual: See :class:`VoVNet`.
+        ese: See :class:`VoVNet`.
+        **options: Others of :class:`OSABlock`.
+    """
+
+    def __init__(self, in_channels: int, layer_channels: int,
+                 out_channels: int, num_blocks: int, pool: str | None,
+                 residual: bool | str, ese: str, **options) -> None:
+        super().__init__()
+        if pool is not None:
+            self.add_module('pool', nn.MaxPool2d(3, 2, **POOLS[pool]))
+        for b in range(num_blocks):
+            is_last = b == num_blocks - 1
+            can_add = b > 0 or (
+                residual == 'same-width' and in_channels == out_channels)
+            self.add_module(f'block{b + 1}', OSABlock(
+                in_channels, layer_channels, out_channels,
+                residual=bool(residual) and can_add,
+                ese=ese == 'all' or (ese == 'last' and is_last), **options))
+            in_channels = out_channels
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """All but the pool."""
+        return [module for name, module in self.named_children()
+                if name != 'pool']
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, depthwise: bool,
@@ -230,52 +243,42 @@ class VoVNet(BaseModule):
     to multiples of 32 where maps of exactly 1/32 are wanted.
 
     Args:
-        arch (str | dict): A name from ``arch_settings``, the authors' name
-            of a V2 ('V-99-eSE' is 'V2-99'), or a dict with the fields of
-            :class:`Arch` (only ``num_blocks`` is required; the number of
-            stages is its length).
-        in_channels (int): Channels of the images. Defaults to 3.
-        out_indices (Sequence[int], optional): Stages to return; 0..3 are the
-            papers' stages 2..5, of strides 4, 8, 16, 32. All by default;
-            later ones than the last that is asked for are not built.
-        frozen_stages (int): -1 freezes nothing, 0 the stem, k the stem and
-            the first k stages; their norm layers stay in eval mode.
-        stem (str, optional): 'pooled' (the paper: strides 2, 1, 1 and a
-            max-pool before stage 2) or 'strided' (released code: 2, 1, 2 and
-            none).
-        residual (bool | str, optional): Add the input of a block to its
-            output, in all but the first block of a stage; 'same-width' also
-            in the first, if its input has as many channels as its output (in
-            stage 2 of V1-27-slim).
-        ese (str, optional): eSE in 'none', the 'last' block of each stage, or
-            'all' blocks.
-        pool (str): Border of the max-pools: 'ceil' as above, or 'padded' by
-            one pixel and rounded down, for maps of ceil(H / stride).
-        bottleneck (bool): Put a 1x1 convolution before each 3x3 one of the
-            OSA blocks, with half of the latter's channels. In the V1 paper's
-            Table 3 this is cheaper on paper, slower and less accurate. The
-            text there says half of the input's channels, which differs in
-            the first layer of a block; the table's figures are of this.
-        norm_cfg (dict): Config of the norm layers. Group norm on slim archs
-            needs ``num_groups=16``: 32 does not divide their widths.
-        norm_eval (bool): Keep all batch norm layers in eval mode in training.
-        act_cfg (dict): Config of the activations.
-        with_cp (bool | str): What training keeps for the backward pass.
-            False keeps everything; 'pointwise' the inputs of the blocks and
-            what the convolutions give, from which norms, activations, eSE and
-            concatenations are recomputed; 'block' only the inputs of the stem
-            and of the blocks, so that the convolutions run twice. Outputs,
-            gradients and batch norm buffers stay what they are. 'pointwise'
-            is not the default because it costs no time only where maps are
-            large (docs/speed.md). True is 'block', for configs from before
-            there was a choice.
-        init_cfg (dict | list, optional): Kaiming initialisation by default.
-            ``type='Pretrained'`` takes the options of
-            :class:`vovnet.checkpoints.PretrainedVoVNet`: weights of any
-            library, with a report of what matched and an error where a tensor
-            is missing or the weights are for other options than these.
-        out_features (Sequence[str], optional): ``out_indices`` by the names
-            of mmdet3d's VoVNetCP: 'stage2' to 'stage5'.
+        arch: A name from ``arch_settings``, the authors' name of a V2
+            ('V-99-eSE' is 'V2-99'), or a dict with the fields of
+            :class:`Arch`, of which only ``num_blocks`` is required.
+        in_channels: Channels of the images.
+        out_indices: Stages to return, all by default; 0..3 are the papers'
+            stages 2..5, of strides 4, 8, 16, 32. Later stages are not built.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the
+            first k stages; their norm layers stay in eval mode.
+        stem: 'pooled' (the paper: strides 2, 1, 1 and a max-pool before stage
+            2) or 'strided' (released code: strides 2, 1, 2 and no pool).
+        residual: Add the input of a block to its output, in all but the first
+            block of a stage; 'same-width' also in the first, if its input has
+            as many channels as its output (in stage 2 of V1-27-slim).
+        ese: eSE in 'none', the 'last' block of each stage, or 'all' blocks.
+        pool: Border of the max-pools: 'ceil' as above, or 'padded' by one
+            pixel and rounded down, for maps of ceil(H / stride).
+        bottleneck: Put a 1x1 convolution, with half the channels, before each
+            3x3 one of the OSA blocks: the V1 paper's Table 3. Its text says
+            half of the input's channels, which differs in the first layer of
+            a block; the table's figures are of this.
+        norm_cfg: Config of the norm layers. Group norm on slim archs needs
+            ``num_groups=16``: 32 does not divide their widths.
+        norm_eval: Keep all batch norm layers in eval mode in training.
+        act_cfg: Config of the activations.
+        with_cp: What training keeps for the backward pass: False everything;
+            'pointwise' the inputs of the blocks and the outputs of the
+            convolutions, from which norms, activations, eSE and
+            concatenations are recomputed; 'block' (or True) only the inputs
+            of the stem and the blocks, so that convolutions run twice.
+            Outputs and batch norm buffers stay equal, gradients up to
+            rounding. 'pointwise' costs no time where maps are large
+            (docs/speed.md).
+        init_cfg: Kaiming initialization by default. ``type='Pretrained'``
+            takes the options of :class:`vovnet.checkpoints.PretrainedVoVNet`.
+        out_features: ``out_indices`` by the names of mmdet3d's VoVNetCP:
+            'stage2' to 'stage5'.
 
     Attributes:
         variant (dict): The options stem, residual, ese, pool and bottleneck.
@@ -316,38 +319,25 @@ class VoVNet(BaseModule):
         stem = spec.stem if stem is None else stem
         residual = spec.residual if residual is None else residual
         ese = spec.ese if ese is None else ese
+        options = dict(stem=stem, residual=residual, ese=ese, pool=pool)
+        for name, value in dict(options, with_cp=with_cp).items():
+            _check_choice(name, value, CHOICES[name])
         num_stages = len(spec.num_blocks)
-        if out_features is not None:
-            out_indices = _stages(out_features, out_indices, num_stages)
-        if out_indices is None:
-            out_indices = range(num_stages)
-        if not isinstance(out_indices, Sequence) or \
-                list(out_indices) != sorted(set(out_indices)) or \
-                not len(out_indices):
-            raise ValueError(
-                f'VoVNet: out_indices={out_indices!r} must be a sequence of '
-                f'different, ascending stages out of {list(range(num_stages))}'
-            )
+        _check_choice('frozen_stages', frozen_stages,
+                      range(-1, num_stages + 1))
         if norm_cfg and norm_cfg.get('type') == 'GN' and \
                 'num_groups' not in norm_cfg:
             raise ValueError("VoVNet: norm_cfg=dict(type='GN') needs "
                              'num_groups, e.g. 32, or 16 for slim archs')
-        _check_choice('stem', stem, tuple(STEM_STRIDES))
-        _check_choice('residual', residual, RESIDUAL_CHOICES)
-        _check_choice('ese', ese, ESE_CHOICES)
-        _check_choice('pool', pool, tuple(POOLS))
-        _check_choice('with_cp', with_cp, (False, True, *CHECKPOINTS))
-        _check_choice('frozen_stages', frozen_stages,
-                      range(-1, num_stages + 1))
-        for index in out_indices:
-            _check_choice('out_indices', index, range(num_stages))
 
         self.arch = arch
         self.spec = spec
-        self.out_indices = tuple(out_indices)
+        self.out_indices = _select_stages(out_indices, out_features,
+                                          num_stages)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = 'block' if with_cp is True else with_cp
+        self.variant = dict(options, bottleneck=bottleneck)
 
         cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.stem = nn.Sequential()
@@ -361,48 +351,30 @@ class VoVNet(BaseModule):
         self.stage_names = []
         # Stages that no output needs would get no gradient, which DDP takes
         # for an error.
-        needed = spec.num_blocks[:max(self.out_indices) + 1]
-        for i, num_blocks in enumerate(needed):
-            stage = nn.Sequential()
-            if i > 0 or stem == 'pooled':
-                stage.add_module('pool', nn.MaxPool2d(3, 2, **POOLS[pool]))
-            for b in range(num_blocks):
-                same_width = channels == spec.aggregated_channels[i]
-                stage.add_module(
-                    f'block{b + 1}',
-                    OSABlock(
-                        channels, spec.stage_channels[i],
-                        spec.aggregated_channels[i], spec.num_layers,
-                        depthwise=spec.depthwise,
-                        residual=bool(residual) and (
-                            b > 0 or residual == 'same-width' and same_width),
-                        ese=ese == 'all' or
-                        (ese == 'last' and b == num_blocks - 1),
-                        bottleneck=bottleneck,
-                        **cfg))
-                channels = spec.aggregated_channels[i]
+        for i in range(max(self.out_indices) + 1):
             # The papers count the stem as stage 1.
             name = f'stage{i + 2}'
-            self.add_module(name, stage)
+            self.add_module(name, OSAStage(
+                channels, spec.stage_channels[i], spec.aggregated_channels[i],
+                spec.num_blocks[i],
+                pool=pool if i > 0 or stem == 'pooled' else None,
+                residual=residual, ese=ese, num_layers=spec.num_layers,
+                depthwise=spec.depthwise, bottleneck=bottleneck, **cfg))
             self.stage_names.append(name)
+            channels = spec.aggregated_channels[i]
 
         self.out_channels = tuple(
             spec.aggregated_channels[i] for i in self.out_indices)
         self.strides = tuple(2**(i + 2) for i in self.out_indices)
-        self.variant = dict(stem=stem, residual=residual, ese=ese, pool=pool,
-                            bottleneck=bottleneck)
         self.weight_source = None  # see vovnet.checkpoints.normalization
         self._register_state_dict_hook(_save_variant)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the feature maps.
-
-        Args:
-            x (Tensor): Images (N, in_channels, H, W), normalised.
+        """Compute the feature maps of images (N, in_channels, H, W).
 
         Returns:
-            tuple[Tensor]: For each of ``out_indices`` a map
+            For each of ``out_indices`` a map
             (N, out_channels[i], ~H / strides[i], ~W / strides[i]).
         """
         with_cp = self.with_cp
@@ -422,19 +394,19 @@ class VoVNet(BaseModule):
 
     def _forward_recomputed(self, x: Tensor, keep_convolutions: bool
                             ) -> tuple[Tensor, ...]:
-        """The same by :func:`vovnet.models.recompute.recompute`."""
+        """Compute the feature maps, with less kept for the backward pass."""
         run = partial(recompute, keep_convolutions=keep_convolutions)
         stages = [getattr(self, name) for name in self.stage_names]
-        # A stage's pool is run with what comes before it.
+        # A stage's pool runs with the block before it.
         pool, *pools = [getattr(stage, 'pool', None) for stage in stages]
-        *_, x = run(Segment(self.stem, [(self.stem, False)], pool=pool), x)
+        *_, x = run(
+            RecomputeBlock(self.stem, [(self.stem, False)], pool=pool), x)
         outs = []
         for i, (stage, pool) in enumerate(zip(stages, [*pools, None])):
-            *blocks, last = [block for name, block in stage.named_children()
-                             if name != 'pool']
+            *blocks, last = stage.blocks
             for block in blocks:
-                x, = run(block.segment(), x)
-            maps = run(last.segment(pool), x)
+                x, = run(describe_block(block), x)
+            maps = run(describe_block(last, pool), x)
             x = maps[-1]
             if i in self.out_indices:
                 outs.append(maps[0])
@@ -451,7 +423,7 @@ class VoVNet(BaseModule):
         return self
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says; load and report if pretrained."""
+        """Initialize as ``init_cfg`` says; load and report if pretrained."""
         if self.is_init:
             return
         cfgs = self.init_cfg if isinstance(self.init_cfg, list) else [
@@ -516,20 +488,45 @@ def _save_variant(module: VoVNet, state_dict: dict, prefix: str,
     local_metadata['dialect'] = get_variant(module)
 
 
-def _stages(out_features: Sequence[str], out_indices: Sequence[int] | None,
-            num_stages: int) -> list[int]:
-    """``out_indices`` from mmdet3d's names."""
-    if out_indices is not None:
-        raise ValueError('VoVNet: out_indices and out_features say the same, '
-                         'give one of them')
-    names = [f'stage{i + 2}' for i in range(num_stages)]
-    for name in out_features:
-        _check_choice('out_features', name, names)
-    return sorted(map(names.index, out_features))
+def describe_block(block: nn.Module, pool: nn.Module | None = None
+                   ) -> RecomputeBlock:
+    """List a block's layers, and the pool behind it, for ``recompute``."""
+    if type(block) is not OSABlock:  # a subclass may do other things
+        return RecomputeBlock(block, pool=pool)
+    parts = [(layer, True) for layer in block.layers]
+    if block.reduction is not None:
+        parts.insert(0, (block.reduction, False))
+    gate = block.ese.fc if type(block.ese) is ESE else None
+    return RecomputeBlock(block, parts, block.aggregation, gate,
+                          block.residual, pool)
+
+
+def _select_stages(out_indices: Sequence[int] | None,
+                   out_features: Sequence[str] | None,
+                   num_stages: int) -> tuple[int, ...]:
+    """Resolve and check VoVNet's two options for its outputs."""
+    if out_features is not None:
+        if out_indices is not None:
+            raise ValueError('VoVNet: out_indices and out_features say the '
+                             'same, give one of them')
+        names = [f'stage{i + 2}' for i in range(num_stages)]
+        for name in out_features:
+            _check_choice('out_features', name, names)
+        out_indices = sorted(map(names.index, out_features))
+    if out_indices is None:
+        out_indices = range(num_stages)
+    if not isinstance(out_indices, Sequence) or not len(out_indices) or \
+            list(out_indices) != sorted(set(out_indices)):
+        raise ValueError(
+            f'VoVNet: out_indices={out_indices!r} must be a sequence of '
+            f'different, ascending stages out of {list(range(num_stages))}')
+    for index in out_indices:
+        _check_choice('out_indices', index, range(num_stages))
+    return tuple(out_indices)
 
 
 def _resolve_arch(arch: str | dict) -> Arch:
-    """Look an arch name up, or check a dict of one's own."""
+    """Look up the name of an arch, or check a dict."""
     if isinstance(arch, str):
         arch = re.sub(r'^V-(.+)-eSE$', r'V2-\1', arch)
         _check_choice('arch', arch, tuple(arch_settings))
@@ -550,10 +547,7 @@ def _resolve_arch(arch: str | dict) -> Arch:
         if not isinstance(value, Sequence):
             raise ValueError(f'VoVNet: arch {field}={value!r} must be a '
                              'sequence of numbers, one for each stage')
-    for field, length in (('stage_channels', len(spec.num_blocks)),
-                          ('aggregated_channels', len(spec.num_blocks)),
-                          ('stem_channels', 3)):
-        value = getattr(spec, field)
+        length = 3 if field == 'stem_channels' else len(spec.num_blocks)
         if len(value) != length:
             raise ValueError(
                 f'VoVNet: arch {field}={tuple(value)} must have {length} '
