@@ -291,7 +291,8 @@ def check_synchronization(device: torch.device,
 def check_memory(device: torch.device, small: bool) -> dict[str, Any]:
     """Check that three measurements of one network agree."""
     cfg, found = load_config(BACKBONE), []
-    how = InputConfig('backbone', False, [64 if small else 320], device=str(device))
+    how = InputConfig('backbone', False, [64 if small else 320],
+                      device=str(device))
 
     def build() -> tuple:
         subject = BenchmarkModel(cfg, how)

@@ -477,7 +477,8 @@ class _Benchmark:
         self._measure_peaks(results)
         for result in results:
             self._step(result, 'warming up', warm_up)
-        for index in list(schedule_turns(len(results), plan.repeats, plan.order)):
+        for index in list(schedule_turns(len(results), plan.repeats,
+                                         plan.order)):
             if not results[index].is_timed(plan):
                 self._step(results[index], 'timing', take_turn_of)
         # Once more: what disturbed the first may have gone.
@@ -519,7 +520,8 @@ class _Benchmark:
                 [*(energy.windows if energy else ()), window], idle, meter,
                 energy.before if energy else before, after)
 
-        for index in schedule_turns(len(results), max(windows.values()), plan.order):
+        for index in schedule_turns(len(results), max(windows.values()),
+                                    plan.order):
             result = results[index]
             if windows[result]:
                 windows[result] -= 1

@@ -113,7 +113,8 @@ def export_weights(weights: Weights, scheme: str, prefix: str = '',
             name for a tensor, or takes other images and ``images`` is None.
     """
     state, variant = weights.state_dict, weights.variant
-    given = get_default_normalization(scheme, prefix, weights.arch, variant.ese)
+    given = get_default_normalization(scheme, prefix, weights.arch,
+                                      variant.ese)
     if images == 'fold' and not (variant.normalization and given):
         who = ('users of these names' if variant.normalization else
                'the weights')
