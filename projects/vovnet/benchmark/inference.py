@@ -13,7 +13,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -502,7 +502,7 @@ class _Benchmark:
         plan, meter, results = self.plan, self.meter, list(self.models)
         self.progress('energy of the idle device',
                       1 + sum(windows[result] for result in results))
-        sync = synchronize(self.device)
+        sync = partial(synchronize, self.device)
         sync()
         time.sleep(plan.cool_down)
         idle = measure_idle(meter, plan.energy_seconds)
