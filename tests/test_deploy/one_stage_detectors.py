@@ -28,30 +28,29 @@ SSD_ANCHORS = dict(
     type='SSDAnchorGenerator', scale_major=False, input_size=64,
     min_sizes=[10, 20, 40], max_sizes=[20, 40, 60], strides=[8, 16, 32],
     ratios=[[2], [2, 3], [2]])
+DENSE_HEAD = dict(num_classes=5, in_channels=16, feat_channels=16,
+                  stacked_convs=1)
 HEADS = dict(
     retinanet=dict(
-        type='RetinaHead', num_classes=5, in_channels=16, feat_channels=16,
-        stacked_convs=1, anchor_generator=dict(
+        DENSE_HEAD, type='RetinaHead', anchor_generator=dict(
             type='AnchorGenerator', octave_base_scale=3, scales_per_octave=2,
             ratios=[0.5, 1.0], strides=[8, 16, 32]),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder')),
     retinanet_softmax=dict(
-        type='RetinaHead', num_classes=5, in_channels=16, feat_channels=16,
-        stacked_convs=1, anchor_generator=dict(
+        DENSE_HEAD, type='RetinaHead', anchor_generator=dict(
             type='AnchorGenerator', octave_base_scale=3, scales_per_octave=1,
             ratios=[1.0], strides=[8, 16, 32]),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', clip_border=False,
                         target_means=[0.1, 0, -0.1, 0.2]),
         loss_cls=dict(type='CrossEntropyLoss')),
     fcos=dict(
-        type='FCOSHead', num_classes=5, in_channels=16, feat_channels=16,
-        stacked_convs=1, strides=[8, 16, 32], norm_on_bbox=True,
-        centerness_on_reg=True, regress_ranges=((-1, 32), (32, 64),
-                                                (64, 1e8)),
+        DENSE_HEAD, type='FCOSHead', strides=[8, 16, 32], norm_on_bbox=True,
+        centerness_on_reg=True,
+        regress_ranges=((-1, 32), (32, 64), (64, 1e8)),
         norm_cfg=dict(type='GN', num_groups=4)),
     rtmdet=dict(
-        type='RTMDetHead', num_classes=5, in_channels=16, feat_channels=16,
-        stacked_convs=1, with_objectness=False, norm_cfg=dict(type='BN'),
+        DENSE_HEAD, type='RTMDetHead', with_objectness=False,
+        norm_cfg=dict(type='BN'),
         anchor_generator=dict(type='MlvlPointGenerator', offset=0,
                               strides=[8, 16, 32]),
         bbox_coder=dict(type='DistancePointBBoxCoder'),
@@ -79,10 +78,7 @@ def make_detector(name, test_cfg=None, spread=1.5, **head):
                  'ori_shape', 'img_shape', 'scale_factor'))]
     neck = dict(type='RefineDetNeck', in_channels=[16, 16],
                 out_channels=16) if name == 'refinedet' else FPN
-    if name in PADDED:
-        test = DENSE
-    else:
-        test = dict(DENSE, nms_pre=20)
+    test = DENSE if name in PADDED else dict(DENSE, nms_pre=20)
     cfg = Config(dict(
         model=dict(
             type='FCOS' if name == 'fcos' else 'SingleStageDetector',
