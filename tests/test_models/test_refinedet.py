@@ -63,7 +63,8 @@ def test_costs_are_the_published_ones(network, params, convolutions, paper):
         assert round(found.total.params / 1e6, 2) == paper[0]
         assert found.total.macs / 1e9 == pytest.approx(paper[1], rel=3e-3)
     if params[1]:
-        voc = compute_config_complexity(load(f'refinedet512_{network}_voc0712'))
+        voc = compute_config_complexity(
+            load(f'refinedet512_{network}_voc0712'))
         assert voc.total.params == params[1]
 
 
