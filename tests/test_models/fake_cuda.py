@@ -64,8 +64,13 @@ def grad(outputs, inputs, grad_outputs):
         if isinstance(gradients, torch.Tensor):
             gradients = (gradients, )
         is_ours = isinstance(node, _Recompute._backward_cls)
-        # There are edges for tensors only.
-        send(node.next_functions, gradients[2 * is_ours:], is_ours)
+        if is_ours:  # there are edges for tensors only
+            dx, *others = gradients[2:]
+            gradients = [dx, *(
+                gradient for gradient, (module, name) in zip(
+                    others, node.block.slots(), strict=True)
+                if getattr(module, name, None) is not None)]
+        send(node.next_functions, gradients, is_ours)
     leaves = {id(node.variable): found[0] for node, found in sums.items()}
     return [leaves.get(id(leaf)) for leaf in inputs]
 

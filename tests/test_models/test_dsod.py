@@ -20,7 +20,7 @@ from vovnet.analysis.complexity import compute_config_complexity
 from vovnet.engine.build import build_network
 from vovnet.engine.config import load_config
 from vovnet.models import DSODDenseNet
-from vovnet.models.dense_heads.multibox_head import best_of_each_class
+from vovnet.models.dense_heads.multibox_head import select_candidates
 from vovnet.models.necks import DSODNeck
 from vovnet.models.necks.dsod_neck import DSODDownsample
 
@@ -540,7 +540,7 @@ def test_candidates_are_looked_for_once(most):
     """Each look at how many there are waits for a GPU."""
     scores = torch.rand(50, 4)
     with Operators() as run:
-        best, classes, boxes = best_of_each_class(scores, 0.3, most)
+        best, classes, boxes = select_candidates(scores, 0.3, most)
     assert run.looks == ['nonzero']
     expected = [(i, c) for c in range(4) for i in sorted(
         range(50), key=lambda i: -scores[i, c])[:most or 50]

@@ -97,7 +97,8 @@ class RecomputeBlock:
     def __call__(self, x: Tensor, state: dict[str, Tensor] | None = None,
                  module: nn.Module | None = None) -> tuple[Tensor, ...]:
         """Run the module and the pool; ``state`` replaces its tensors."""
-        y = functional_call(module or self.module, state or {}, (x, ))
+        module = module or self.module
+        y = functional_call(module, state, (x, )) if state else module(x)
         return (y, ) if self.pool is None else (y, self.pool(y))
 
     def slots(self) -> list[tuple[nn.Module | None, str]]:
@@ -204,18 +205,20 @@ class _Recompute(torch.autograd.Function):
             return h if act is None else act(h.clone() if h is z else h)
 
         zs = _convolve(block, x, parameters, activate)
-        h = activate(len(zs) - 1, zs[-1])
+        y = activate(len(zs) - 1, zs[-1])
         pooled = squeezed = indices = None
         if block.gate is not None:
-            pooled = F.adaptive_avg_pool2d(h, 1)
+            pooled = F.adaptive_avg_pool2d(y, 1)
             squeezed = block.gate(pooled)
-        outs = [_finish(block, h, squeezed, x)]
+            y = y * F.hardsigmoid(squeezed)
+        if block.residual:
+            y = y + x
+        outs = [y]
         if block.pool is not None:
             out, indices = F.max_pool2d(
-                *outs, *_pool_options(block.pool), return_indices=True)
+                y, *_pool_options(block.pool), return_indices=True)
             outs.append(out)
-            # int64 is more than any map needs.
-            indices = indices.int() if keep_convolutions else None
+            indices = indices.int()  # int64 is more than any map needs
         ctx.save_for_backward(x, pooled, squeezed, indices, *parameters,
                               *(zs if keep_convolutions else ()))
         return tuple(outs)
@@ -257,12 +260,6 @@ def _find_all_gradients(ctx: FunctionCtx, dy: Tensor | None,
 
     dh = dy
     if dpool is not None:
-        if indices is None:
-            h = copy.copy(last).activate(zs[-1])
-            _, indices = F.max_pool2d(
-                _finish(block, h, squeezed, x), *_pool_options(block.pool),
-                return_indices=True)
-            h = None
         # The shape and type of z are those of the pool's input; autocast may
         # have made a norm layer give a wider type.
         dh = aten.max_pool2d_with_indices_backward(
@@ -510,14 +507,6 @@ def _convolve(block: RecomputeBlock, x: Tensor,
         zs.append(layer.conv._conv_forward(h, weight, bias))
         h = None
     return zs
-
-
-def _finish(block: RecomputeBlock, h: Tensor, squeezed: Tensor | None,
-            x: Tensor) -> Tensor:
-    """Compute a block's output from ``h`` of its last layer."""
-    if squeezed is not None:
-        h = h * F.hardsigmoid(squeezed)
-    return h + x if block.residual else h
 
 
 def _find_layers(module: nn.Module) -> Iterator[Layer]:

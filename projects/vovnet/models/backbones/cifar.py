@@ -7,14 +7,12 @@ Sources:
 - OSA 12/20 and 5/43: Lee et al., arXiv:1904.09730, section 3.2 and Figure 2:
   One-Shot Aggregation in place of the dense blocks.
 
-The VoVNet paper gives no listing of its two networks. Of the readings tried,
-one gives 43 as the best width for the multiply-adds of DenseNet-40 and 2.6 M
-as its memory access cost: 16 channels before the first block, a block's
-input in its concatenation (source 0 of Figure 2), and a 1x1 transition that
-keeps the concatenation's width, after the third block too. The transition
-therefore is the aggregating convolution of :class:`OSABlock`. What the paper
-leaves open is taken from DenseNet: the average pooling between the blocks
-and the initialisation. No other code was consulted.
+The VoVNet paper does not list its two networks. This reading of it gives 43
+as the best width for the multiply-adds of DenseNet-40, and 2.6 M as its
+memory access cost: 16 channels before the first block, a block's input in its
+concatenation, and a 1x1 transition that keeps the concatenation's width, after
+the third block too (the aggregating convolution of :class:`OSABlock`). The
+average pooling between the blocks and the initialization are DenseNet's.
 """
 from typing import NamedTuple
 
@@ -24,7 +22,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import pre_activated
+from ..layers import KAIMING_INIT, build_preact_conv
 from .vovnet import OSABlock
 
 NUM_BLOCKS = 3
@@ -32,7 +30,7 @@ STEM_CHANNELS = 16
 
 
 class CIFARArch(NamedTuple):
-    """One of the study's networks.
+    """Structure of one of the study's networks.
 
     Attributes:
         num_layers: 3x3 convolutions of each of the three blocks.
@@ -52,22 +50,14 @@ cifar_arch_settings: dict[str, CIFARArch] = {
 
 
 class DenseBlock(nn.Module):
-    """3x3 convolutions that each read the concatenation of all before them.
-
-    Args:
-        in_channels (int): Channels of the input.
-        growth_rate (int): Channels of each convolution.
-        num_layers (int): Number of convolutions.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-    """
+    """3x3 convolutions, each of the concatenated input and all before it."""
 
     def __init__(self, in_channels: int, growth_rate: int, num_layers: int,
                  norm_cfg: dict, act_cfg: dict) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            pre_activated(in_channels + i * growth_rate, growth_rate, 3,
-                          norm_cfg, act_cfg) for i in range(num_layers))
+            build_preact_conv(in_channels + i * growth_rate, growth_rate, 3,
+                              norm_cfg, act_cfg) for i in range(num_layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C + num_layers * growth_rate, H, W)."""
@@ -81,19 +71,16 @@ class CIFARNet(BaseModule):
     """DenseNet-40 and the two OSA networks that the paper sets against it.
 
     Args:
-        arch (str): 'DenseNet-40', 'OSA-12/20' or 'OSA-5/43'.
-        in_channels (int): Channels of the images. Defaults to 3.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-        init_cfg (dict | list, optional): By default DenseNet's: normal, with
-            a variance of 2 / (k² out_channels); norms 1 and 0.
+        arch: 'DenseNet-40', 'OSA-12/20' or 'OSA-5/43'.
+        in_channels: Channels of the images.
+        norm_cfg: Config of the norm layers.
+        act_cfg: Config of the activations.
+        init_cfg: By default DenseNet's: normal, with a variance of
+            2 / (k² out_channels); norms 1 and 0.
 
     Attributes:
         out_channels (tuple[int]): Channels of the output.
         strides (tuple[int]): Stride of the output, in pixels of the input.
-
-    Raises:
-        ValueError: The arch is not one of the three.
     """
 
     def __init__(
@@ -104,10 +91,7 @@ class CIFARNet(BaseModule):
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
         init_cfg: dict | list | None = None,
     ) -> None:
-        super().__init__(init_cfg or [
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])
-        ])
+        super().__init__(init_cfg or [*KAIMING_INIT])
         if arch not in cifar_arch_settings:
             raise ValueError(
                 f'CIFARNet: arch={arch!r} is not one of '
@@ -124,21 +108,19 @@ class CIFARNet(BaseModule):
         for i in range(1, NUM_BLOCKS + 1):
             joined = channels + num_layers * width
             if dense:
-                self.blocks.add_module(
-                    f'block{i}',
-                    DenseBlock(channels, width, num_layers, **cfg))
+                block = DenseBlock(channels, width, num_layers, **cfg)
             else:
-                self.blocks.add_module(
-                    f'block{i}',
-                    OSABlock(channels, width, joined, num_layers, False,
-                             False, False, **cfg))
+                block = OSABlock(
+                    channels, width, joined, num_layers, depthwise=False,
+                    residual=False, ese=False, **cfg)
+            self.blocks.add_module(f'block{i}', block)
             channels = joined
             if i == NUM_BLOCKS:
                 break
             if dense:
                 self.blocks.add_module(
                     f'transition{i}',
-                    pre_activated(channels, channels, 1, **cfg))
+                    build_preact_conv(channels, channels, 1, **cfg))
             self.blocks.add_module(f'pool{i}', nn.AvgPool2d(2))
         if dense:
             self.blocks.add_module(
@@ -148,12 +130,5 @@ class CIFARNet(BaseModule):
         self.strides = (2**(NUM_BLOCKS - 1), )
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
-        """Compute the last feature map.
-
-        Args:
-            x (Tensor): Images (N, in_channels, H, W), normalised.
-
-        Returns:
-            tuple[Tensor]: One map (N, out_channels[0], H // 4, W // 4).
-        """
+        """Map (N, in_channels, H, W) to (N, out_channels[0], H/4, W/4)."""
         return (self.blocks(self.stem(x)), )

@@ -1,8 +1,7 @@
 """The backbone of DSOD, a DenseNet that is trained from scratch.
 
-Sources: Shen et al., "DSOD: Learning Deeply Supervised Object Detectors from
-Scratch", arXiv:1708.01241, Table 1; ``DSOD300_V3_Body`` in ``model_libs.py``
-of szq0214/DSOD@bbb6f0f (read, not copied). Its growth rate is 48 in DSOD300
+Sources: Shen et al., arXiv:1708.01241, Table 1; ``DSOD300_V3_Body`` in
+``model_libs.py`` of szq0214/DSOD@bbb6f0f. The growth rate is 48 in DSOD300
 (DS/64-192-48-1) and 16 in the "smallest" one (DS/64-64-16-1), which is
 DenseNet-67 in arXiv:1904.09730. Max-pools are 2x2 and round up, as Caffe's.
 """
@@ -14,7 +13,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..layers import pre_activated
+from ..layers import CAFFE_XAVIER_INIT, build_preact_conv
 
 STEM_CHANNELS = (64, 64, 128)
 NUM_LAYERS = (6, 8, 8, 8)
@@ -22,22 +21,15 @@ BOTTLENECK = 4
 
 
 class DenseLayer(nn.Module):
-    """1x1 and 3x3 pre-activated convolutions; the input joins their output.
-
-    Args:
-        in_channels (int): Channels of the input.
-        growth_rate (int): Channels that the layer adds.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-    """
+    """1x1 and 3x3 pre-activated convolutions; the input joins their output."""
 
     def __init__(self, in_channels: int, growth_rate: int, norm_cfg: dict,
                  act_cfg: dict) -> None:
         super().__init__()
         width = BOTTLENECK * growth_rate
         cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.bottleneck = pre_activated(in_channels, width, 1, **cfg)
-        self.conv = pre_activated(width, growth_rate, 3, **cfg)
+        self.bottleneck = build_preact_conv(in_channels, width, 1, **cfg)
+        self.conv = build_preact_conv(width, growth_rate, 3, **cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C + growth_rate, H, W)."""
@@ -58,12 +50,12 @@ class DSODDenseNet(BaseModule):
     both outputs are of a convolution that neither norm nor activation follows.
 
     Args:
-        growth_rate (int): Channels that each layer of a block adds.
-        in_channels (int): Channels of the images. Defaults to 3.
-        last_channels (int): Channels of the second output.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-        init_cfg (dict | list, optional): Caffe's xavier by default.
+        growth_rate: Channels that each layer of a block adds.
+        in_channels: Channels of the images.
+        last_channels: Channels of the second output.
+        norm_cfg: Config of the norm layers.
+        act_cfg: Config of the activations.
+        init_cfg: Caffe's xavier by default.
 
     Attributes:
         out_channels (tuple[int]): Channels of each output: 800 and 256 with
@@ -80,9 +72,7 @@ class DSODDenseNet(BaseModule):
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg or [
-            dict(type='Caffe2Xavier', layer='Conv2d'),
-            dict(type='Constant', val=1, layer='_BatchNorm')])
+        super().__init__(init_cfg or [*CAFFE_XAVIER_INIT])
         cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.stem = nn.Sequential()
         channels = in_channels
@@ -100,7 +90,7 @@ class DSODDenseNet(BaseModule):
                 block.append(DenseLayer(channels, growth_rate, **cfg))
                 channels += growth_rate
             width = last_channels if i == 3 else channels
-            block.append(pre_activated(channels, width, 1, **cfg))
+            block.append(build_preact_conv(channels, width, 1, **cfg))
             self.blocks.append(block)
             channels = width
             widths.append(width)
@@ -108,15 +98,7 @@ class DSODDenseNet(BaseModule):
         self.strides = (8, 16)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute both scales.
-
-        Args:
-            x (Tensor): Images (N, in_channels, H, W).
-
-        Returns:
-            tuple[Tensor]: (N, out_channels[i], ~H / strides[i],
-            ~W / strides[i]).
-        """
+        """Compute both maps, (N, out_channels[i], ~H/strides[i], ...)."""
         x = self.stem(x)
         outs = []
         for block in self.blocks:

@@ -1,9 +1,7 @@
 """MobileNet (V1), for the first row of the VoVNet paper's Table 2.
 
-Sources: Howard et al., "MobileNets: Efficient Convolutional Neural Networks
-for Mobile Vision Applications", arXiv:1704.04861, Table 1; the layers are
-numbered and feed SSD as in chuanqi305/MobileNet-SSD@5a480f4, ``gen.py``
-(read, not copied). mmpretrain 1.2.0 has MobileNet V2 and V3 only.
+Sources: Howard et al., arXiv:1704.04861, Table 1; the layers are numbered and
+feed SSD as in ``gen.py`` of chuanqi305/MobileNet-SSD@5a480f4.
 """
 from collections.abc import Sequence
 
@@ -11,6 +9,8 @@ from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+
+from ..layers import KAIMING_INIT
 
 # Channels and stride of the depthwise separable layers 1 to 13.
 LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
@@ -22,20 +22,16 @@ class MobileNetV1(BaseModule):
     """MobileNet of full width, without its classifier.
 
     Args:
-        in_channels (int): Channels of the images. Defaults to 3.
-        out_indices (Sequence[int]): Ascending numbers of the layers to
-            return, 0 (the first convolution) to 13; later ones than the last
-            are not built.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-        init_cfg (dict | list, optional): Kaiming initialisation by default.
+        in_channels: Channels of the images.
+        out_indices: Ascending numbers of the layers to return, 0 (the first
+            convolution) to 13. Later layers are not built.
+        norm_cfg: Config of the norm layers.
+        act_cfg: Config of the activations.
+        init_cfg: Kaiming initialization by default.
 
     Attributes:
         out_channels (tuple[int]): Channels of each output.
         strides (tuple[int]): Stride of each output, in pixels of the input.
-
-    Raises:
-        ValueError: If there is no such layer.
     """
 
     def __init__(
@@ -46,9 +42,7 @@ class MobileNetV1(BaseModule):
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg or [
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Constant', val=1, layer='_BatchNorm')])
+        super().__init__(init_cfg or [*KAIMING_INIT])
         if not out_indices or not set(out_indices) <= set(
                 range(len(LAYERS) + 1)):
             raise ValueError(f'MobileNetV1: out_indices={out_indices!r} must '
@@ -69,15 +63,7 @@ class MobileNetV1(BaseModule):
         self.strides = tuple(strides[i] for i in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the layers that are asked for.
-
-        Args:
-            x (Tensor): Images (N, in_channels, H, W).
-
-        Returns:
-            tuple[Tensor]: (N, out_channels[i], H / strides[i],
-            W / strides[i]), rounded up.
-        """
+        """Compute maps (N, out_channels[i], H/strides[i], W/strides[i])."""
         outs = []
         for i, layer in enumerate(self.layers):
             x = layer(x)

@@ -1,8 +1,7 @@
 """PeleeNet, for the second row of the VoVNet paper's Table 2.
 
-Sources: Wang et al., "Pelee: A Real-Time Object Detection System on Mobile
-Devices", arXiv:1804.06882, section 2 and Table 1; ``peleenet.py`` of
-Robert-JunWang/Pelee@033dfd6 (read, not copied). Pools round up, as Caffe's.
+Sources: Wang et al., arXiv:1804.06882, section 2 and Table 1; ``peleenet.py``
+of Robert-JunWang/Pelee@033dfd6. Pools round up, as Caffe's.
 """
 from collections.abc import Sequence
 
@@ -12,22 +11,17 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..layers import CAFFE_XAVIER_INIT
+
 STEM_CHANNELS = 32
 GROWTH = 32
 NUM_LAYERS = (3, 4, 8, 6)
-# Channels of a layer's 1x1 convolutions, of each of the two ways.
+# Channels of a layer's 1x1 convolutions, by stage.
 BOTTLENECKS = (16, 32, 64, 64)
 
 
 class PeleeStem(nn.Module):
-    """Two ways to a quarter of the size: a max-pool and a convolution.
-
-    Args:
-        in_channels (int): Channels of the input.
-        channels (int): Channels of the output.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-    """
+    """A convolution, then a max-pool beside another convolution."""
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: dict,
                  act_cfg: dict) -> None:
@@ -47,14 +41,14 @@ class PeleeStem(nn.Module):
 
 
 class TwoWayDenseLayer(nn.Module):
-    """A dense layer that sees 3x3 pixels one way and 5x5 the other.
+    """A dense layer of two branches, which see 3x3 and 5x5 pixels.
 
     Args:
-        in_channels (int): Channels of the input.
-        growth (int): Channels that the layer adds, half of them each way.
-        bottleneck (int): Channels of the 1x1 convolutions.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
+        in_channels: Channels of the input.
+        growth: Channels that the layer adds, half of them by each branch.
+        bottleneck: Channels of the 1x1 convolutions.
+        norm_cfg: Config of the norm layers.
+        act_cfg: Config of the activations.
     """
 
     def __init__(self, in_channels: int, growth: int, bottleneck: int,
@@ -83,22 +77,19 @@ class PeleeNet(BaseModule):
     begins with a 2x2 average pool. All convolutions are post-activated.
 
     Args:
-        in_channels (int): Channels of the images. Defaults to 3.
-        out_indices (Sequence[int]): Ascending numbers of the stages to
-            return, 0 to 3; later ones than the last are not built.
-        norm_cfg (dict): Config of the norm layers; the default has the
-            epsilon of the authors' scripts.
-        act_cfg (dict): Config of the activations.
-        init_cfg (dict | list, optional): Caffe's xavier by default.
+        in_channels: Channels of the images.
+        out_indices: Ascending numbers of the stages to return, 0 to 3. Later
+            stages are not built.
+        norm_cfg: Config of the norm layers; the default has the epsilon of
+            the authors' scripts.
+        act_cfg: Config of the activations.
+        init_cfg: Caffe's xavier by default.
 
     Attributes:
-        out_channels (tuple[int]): Channels of each output: of 128, 256, 512
-            and 704.
-        strides (tuple[int]): Stride of each output, in pixels of the input:
-            of 4, 8, 16 and 32.
-
-    Raises:
-        ValueError: If there is no such stage.
+        out_channels (tuple[int]): Channels of each output, out of 128, 256,
+            512 and 704.
+        strides (tuple[int]): Stride of each output, out of 4, 8, 16 and 32,
+            in pixels of the input.
     """
 
     def __init__(
@@ -109,9 +100,7 @@ class PeleeNet(BaseModule):
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg or [
-            dict(type='Caffe2Xavier', layer='Conv2d'),
-            dict(type='Constant', val=1, layer='_BatchNorm')])
+        super().__init__(init_cfg or [*CAFFE_XAVIER_INIT])
         if not out_indices or not set(out_indices) <= set(range(4)):
             raise ValueError(f'PeleeNet: out_indices={out_indices!r} must be '
                              'stages out of 0 to 3')
@@ -135,15 +124,7 @@ class PeleeNet(BaseModule):
         self.strides = tuple(4 << i for i in self.out_indices)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the stages that are asked for.
-
-        Args:
-            x (Tensor): Images (N, in_channels, H, W).
-
-        Returns:
-            tuple[Tensor]: (N, out_channels[i], H / strides[i],
-            W / strides[i]), rounded up.
-        """
+        """Compute maps (N, out_channels[i], H/strides[i], W/strides[i])."""
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):

@@ -2,9 +2,8 @@
 
 Source: ``VGGNetBody(reduced=True, dilated=False)`` and ``ResNet50Body`` of
 ``model_libs.py`` in sfzhang15/RefineDet@52b6fe2 and
-youngwanLEE/VoVNet-RefineDet@46fb3c5 (read, not copied). They differ from
-mmdet 3.3.0's ``SSDVGG`` and ``ResNet(style='caffe')``, which they wrap, in
-one place each; ResNet-101 in none.
+youngwanLEE/VoVNet-RefineDet@46fb3c5. Each differs in one place from mmdet
+3.3.0's ``SSDVGG`` and ``ResNet(style='caffe')``; ResNet-101 does not.
 """
 from collections.abc import Sequence
 
@@ -20,11 +19,7 @@ class RefineDetVGG(SSDVGG):
 
     Their channels are 512, 512 and 1024, their strides 8, 16 and 32. SSD's
     VGG keeps the resolution behind ``conv5_3`` and dilates ``fc6`` by 6; here
-    it is halved and ``fc6`` dilated by 3. Tensors have the same names, so
-    that SSD's weights fit.
-
-    Args:
-        init_cfg (dict | list, optional): Kaiming initialisation by default.
+    it is halved and ``fc6`` dilated by 3. SSD's weights fit.
     """
 
     def __init__(self, init_cfg: dict | Sequence[dict] | None = None) -> None:
@@ -40,9 +35,6 @@ class RefineDetResNet50(ResNet):
 
     Only for the paper's number of parameters, and for Caffe's weights: batch
     norm takes the bias out again.
-
-    Args:
-        **kwargs: As mmdet's ``ResNet`` takes them, but for ``depth``.
     """
 
     def __init__(self, **kwargs) -> None:

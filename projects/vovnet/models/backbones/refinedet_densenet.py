@@ -1,9 +1,9 @@
 """DenseNet as a backbone of RefineDet.
 
-Source: mmpretrain 1.2.0's ``DenseNet``, which this wraps. Lee et al.
-(arXiv:1904.09730, Table 4) publish no code for theirs; of the wirings that
-were tried, only this one has their numbers of parameters. With ``res6`` and
-residual blocks before the predictors as for VoVNet, 81 classes, millions:
+Lee et al. (arXiv:1904.09730, Table 4) publish no code for theirs. Of the
+wirings that were tried on mmpretrain 1.2.0's ``DenseNet``, only the first has
+their numbers of parameters (millions; ``res6`` and residual blocks before the
+predictors as for VoVNet, 81 classes):
 
 ====================================================  ======  ======
 taps at strides 8, 16, 32                             D-201   D-161
@@ -18,8 +18,8 @@ outputs of the three transitions, pooled              49.050  58.793
 the paper                                             56.13   66.76
 ====================================================  ======  ======
 
-Imports mmpretrain, and is not imported with the package: a config names the
-class by its full path.
+Needs mmpretrain, and is not imported with the package: configs name the class
+by its full path.
 """
 from mmpretrain.models.backbones import DenseNet
 from torch import Tensor, nn
@@ -31,10 +31,8 @@ class RefineDetDenseNet(DenseNet):
     Each transition's 1x1 convolution gives a map at the resolution of the
     dense block before it; mmpretrain's own outputs are pooled.
 
-    Args:
-        **kwargs: As mmpretrain's ``DenseNet`` takes them; ``out_indices``
-            are stages, 0..3, of strides 4, 8, 16, 32. Their channels are 128,
-            256, 896, 1920 for arch '201', and 192, 384, 1056, 2208 for '161'.
+    ``out_indices`` are stages, 0..3, of strides 4, 8, 16, 32. Their channels
+    are 128, 256, 896, 1920 for arch '201', and 192, 384, 1056, 2208 for '161'.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

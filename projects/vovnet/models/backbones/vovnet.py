@@ -23,6 +23,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..layers import KAIMING_INIT
 from ..recompute import RecomputeBlock, is_hooked, recompute
 
 
@@ -149,7 +150,7 @@ class OSABlock(nn.Module):
                     ConvModule(channels, layer_channels // 2, 1, **cfg))
                 channels = layer_channels // 2
             layer.append(
-                conv3x3(channels, layer_channels, 1, depthwise, **cfg))
+                build_conv3x3(channels, layer_channels, 1, depthwise, **cfg))
             self.layers.append(
                 nn.Sequential(*layer) if bottleneck else layer[0])
             channels = layer_channels
@@ -205,8 +206,9 @@ class OSAStage(nn.Sequential):
                 if name != 'pool']
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int, depthwise: bool,
-            norm_cfg: dict, act_cfg: dict) -> nn.Module:
+def build_conv3x3(in_channels: int, out_channels: int, stride: int,
+                  depthwise: bool, norm_cfg: dict, act_cfg: dict
+                  ) -> nn.Module:
     """Build a 3x3 convolution, norm and activation, depthwise if asked."""
     if not depthwise:
         return ConvModule(in_channels, out_channels, 3, stride, 1,
@@ -311,10 +313,7 @@ class VoVNet(BaseModule):
         init_cfg: dict | Sequence[dict] | None = None,
         out_features: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(init_cfg or [
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])
-        ])
+        super().__init__(init_cfg or [*KAIMING_INIT])
         spec = _resolve_arch(arch)
         stem = spec.stem if stem is None else stem
         residual = spec.residual if residual is None else residual
@@ -344,8 +343,8 @@ class VoVNet(BaseModule):
         channels = in_channels
         for i, width in enumerate(spec.stem_channels):
             self.stem.append(
-                conv3x3(channels, width, STEM_STRIDES[stem][i],
-                        spec.depthwise and i > 0, **cfg))
+                build_conv3x3(channels, width, STEM_STRIDES[stem][i],
+                              spec.depthwise and i > 0, **cfg))
             channels = width
 
         self.stage_names = []

@@ -1,10 +1,10 @@
-"""VoVNetV2 by the options of mmdet3d's ``VoVNetCP``.
+"""VoVNetV2 with the options of mmdet3d's ``VoVNetCP``.
 
-Source, read for its options only: open-mmlab/mmdetection3d@d6307f8,
+Source of the options: open-mmlab/mmdetection3d@d6307f8,
 ``projects/PETR/petr/vovnetcp.py`` (PETR, StreamPETR and SparseBEV have copies
-of it). What differs: outputs are a tuple, the stem cannot be one of them,
-stages behind the last output are not built, and the weights may be named as
-any library names them.
+of it). Differences: outputs are a tuple, the stem cannot be one of them,
+stages behind the last output are not built, and weights may be named as in
+any library.
 """
 from collections.abc import Sequence
 from typing import Any
@@ -19,22 +19,18 @@ class VoVNetCP(VoVNet):
     """:class:`VoVNet` for configs of mmdet3d's projects, unchanged.
 
     Args:
-        spec_name (str): The authors' name of a V2, as 'V-99-eSE'.
-        input_ch (int): Channels of the images. Defaults to 3.
-        out_features (Sequence[str], optional): Stages to return, out of
-            'stage2' to 'stage5'; all by default.
-        frozen_stages (int): As for :class:`VoVNet`.
-        norm_eval (bool): As there, but True by default.
-        pretrained (str, optional): ``checkpoint`` of ``init_cfg``.
-        init_cfg (dict | list, optional): As there.
-        with_cp (bool | str): As there, but 'block' by default: mmdet3d's
-            always recomputes its blocks in training.
-        arch (str | dict, optional): Takes the place of ``spec_name``.
+        spec_name: The authors' name of a V2, e.g. 'V-99-eSE'.
+        input_ch: Channels of the images.
+        out_features: Stages to return, out of 'stage2' to 'stage5'; all by
+            default.
+        frozen_stages: See :class:`VoVNet`.
+        norm_eval: True by default, as in mmdet3d.
+        pretrained: ``checkpoint`` of ``init_cfg``.
+        init_cfg: See :class:`VoVNet`.
+        with_cp: 'block' by default: mmdet3d's always recomputes its blocks in
+            training.
+        arch: Takes the place of ``spec_name``.
         **options: Others of :class:`VoVNet`.
-
-    Raises:
-        ValueError: An option is outside its choices, there is no
-            ``spec_name``, or both ``pretrained`` and ``init_cfg``.
     """
 
     def __init__(self,

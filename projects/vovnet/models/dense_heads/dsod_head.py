@@ -1,8 +1,7 @@
 """The predictors of DSOD.
 
-Sources: Shen et al., "DSOD: Learning Deeply Supervised Object Detectors from
-Scratch", arXiv:1708.01241; ``CreateMultiBoxHead`` in ``model_libs.py`` of
-szq0214/DSOD@bbb6f0f (read, not copied). Caffe averages the statistics of
+Sources: Shen et al., arXiv:1708.01241; ``CreateMultiBoxHead`` in
+``model_libs.py`` of szq0214/DSOD@bbb6f0f. Caffe averages the statistics of
 batch norm over about 1000 iterations; PyTorch's ten are kept here, so that
 short runs end with statistics of their own weights.
 """
@@ -14,16 +13,13 @@ from .multibox_head import MultiBoxHead
 
 @MODELS.register_module()
 class DSODHead(MultiBoxHead):
-    """A 3x3 convolution and batch norm for scores and one for boxes.
-
-    The convolutions have no bias, nothing follows the norm. The priors and
-    all else are the config's.
+    """A 3x3 convolution without bias and a batch norm, for scores and boxes.
 
     Args:
-        *args: As :class:`MultiBoxHead` takes them.
-        norm_cfg (dict): Config of the norm layers.
-        init_cfg (dict | list): A narrow Gaussian by default.
-        **kwargs: As :class:`MultiBoxHead` takes them.
+        *args: See :class:`MultiBoxHead`.
+        norm_cfg: Config of the norm layers.
+        init_cfg: A narrow Gaussian by default.
+        **kwargs: See :class:`MultiBoxHead`.
     """
 
     def __init__(

@@ -1,17 +1,16 @@
-"""SSD's head with the conduct of the Caffe layers that it comes from.
+"""SSD's head as in Caffe.
 
-Sources: Liu et al., "SSD: Single Shot MultiBox Detector", arXiv:1512.02325,
-section 2.2; ``MultiBoxLoss`` and ``DetectionOutput`` of
-sfzhang15/RefineDet@52b6fe2 (``multibox_loss_layer.cpp``, ``bbox_util.cpp``;
-read, not copied). The layers and the mining are those of mmdet 3.3.0's
-``SSDHead``, which differs from Caffe, and from this, in three things:
+Sources: Liu et al., arXiv:1512.02325, section 2.2; ``MultiBoxLoss`` and
+``DetectionOutput`` of sfzhang15/RefineDet@52b6fe2
+(``multibox_loss_layer.cpp``, ``bbox_util.cpp``). mmdet 3.3.0's ``SSDHead``,
+whose layers and mining these are, differs from Caffe in three things:
 
-- it cannot predict: its base class asks for a ``loss_cls`` that it has not
+- it cannot predict: its base class reads a ``loss_cls`` that it lacks
   (open-mmlab/mmdetection#11780);
 - priors of cells that begin outside of the image take no part in the loss;
 - an image without objects counts as one match in the losses' denominator.
 
-One difference from Caffe is left: detections are clipped to the image.
+Unlike Caffe, this clips detections to the image.
 """
 import torch
 from mmdet.models.dense_heads import SSDHead
@@ -23,17 +22,16 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class MultiBoxHead(SSDHead):
-    """SSD's multi-box loss and detection, as Caffe has them.
+    """Caffe's multi-box loss and detection.
 
-    Made to go with ``BipartiteMaxIoUAssigner`` and ``PseudoSampler``. One
-    option of ``test_cfg`` has another meaning than in mmdet: ``nms_pre`` is
-    the number of boxes of each class that enter NMS, from all levels (all
-    boxes if it is missing or not positive).
+    For use with ``BipartiteMaxIoUAssigner`` and ``PseudoSampler``. Unlike in
+    mmdet, ``nms_pre`` of ``test_cfg`` is the number of boxes of each class
+    that enter NMS, from all levels (all boxes if missing or not positive).
 
     Args:
-        *args: As mmdet's ``SSDHead`` takes them.
-        kernel_size (int): Of the predicting convolutions, odd.
-        **kwargs: As ``SSDHead`` takes them.
+        *args: See mmdet's ``SSDHead``.
+        kernel_size: Size of the predicting convolutions, odd.
+        **kwargs: See mmdet's ``SSDHead``.
     """
     loss_cls = None
 
@@ -42,8 +40,8 @@ class MultiBoxHead(SSDHead):
         super().__init__(*args, **kwargs)
 
     def _init_layers(self) -> None:
-        # With SSDHead's names, and in torch's lists like there: MMEngine's
-        # would have each ConvModule initialise itself after init_cfg.
+        # SSDHead's names. Not MMEngine's ModuleList, by which each ConvModule
+        # would initialize itself after init_cfg.
         for kind, width in (('cls', self.cls_out_channels), ('reg', 4)):
             setattr(self, f'{kind}_convs', nn.ModuleList(
                 nn.Sequential(self._predictor(channels, priors * width))
@@ -57,16 +55,10 @@ class MultiBoxHead(SSDHead):
     def get_anchors(self, featmap_sizes: list[tuple],
                     batch_img_metas: list[dict],
                     device: torch.device | str = 'cuda') -> tuple:
-        """Give all priors of all images, each of which is valid.
-
-        Args:
-            featmap_sizes (list[tuple]): Height and width of each level.
-            batch_img_metas (list[dict]): As the data pipeline gives them.
-            device (torch.device | str): Of the priors.
+        """Make the priors, all of which are valid.
 
         Returns:
-            tuple: Priors and flags: per image, per level a tensor (n, 4),
-            and (n, ) of True.
+            Priors (n, 4) and flags (n, ), all True: lists by image and level.
         """
         anchors, flags = super().get_anchors(featmap_sizes, batch_img_metas,
                                              device)
@@ -76,14 +68,12 @@ class MultiBoxHead(SSDHead):
     def get_targets(self, *args, **kwargs) -> tuple:
         """Match the priors of a batch with its objects.
 
-        Args:
-            *args: As ``AnchorHead.get_targets`` takes them.
-            **kwargs: The same.
+        Takes the arguments of mmdet's ``AnchorHead.get_targets``.
 
         Returns:
-            tuple: Labels, their weights, box targets, their weights (each a
-            list with one tensor (N, n, ...) for each level) and the number of
-            matched priors in the batch, at least 1.
+            Labels, their weights, box targets, their weights (lists of
+            tensors (N, n, ...) by level) and the number of matched priors in
+            the batch, at least 1.
         """
         labels, *others, _ = super().get_targets(*args, **kwargs)
         matched = sum((level < self.num_classes).sum() for level in labels)
@@ -95,14 +85,14 @@ class MultiBoxHead(SSDHead):
                                 mlvl_priors: list[Tensor], img_meta: dict,
                                 cfg: ConfigDict | None, rescale: bool = False,
                                 with_nms: bool = True) -> InstanceData:
-        """Decode an image's best boxes of each class, and suppress."""
+        """Decode an image's best boxes of each class and apply NMS."""
         cfg = self.test_cfg if cfg is None else cfg
         scores, deltas = (
             torch.cat([level.permute(1, 2, 0).reshape(-1, width)
                        for level in levels])
             for levels, width in ((cls_score_list, self.cls_out_channels),
                                   (bbox_pred_list, 4)))
-        scores, labels, index = best_of_each_class(
+        scores, labels, index = select_candidates(
             scores.softmax(-1)[:, :-1], cfg.score_thr, cfg.get('nms_pre', 0))
         bboxes = self.bbox_coder.decode(
             torch.cat(mlvl_priors)[index], deltas[index],
@@ -112,21 +102,20 @@ class MultiBoxHead(SSDHead):
                                        img_meta)
 
 
-def best_of_each_class(scores: Tensor, score_thr: float,
-                       most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose what enters NMS.
+def select_candidates(scores: Tensor, score_thr: float, most: int
+                      ) -> tuple[Tensor, Tensor, Tensor]:
+    """Select the boxes that enter NMS.
 
     Args:
-        scores (Tensor): Of n boxes for each class, (n, classes).
-        score_thr (float): Only larger scores are chosen.
-        most (int): Number of boxes of a class that are chosen at most; all
-            if it is not positive.
+        scores: Scores (n, classes) of n boxes.
+        score_thr: Only larger scores are selected.
+        most: Limit of boxes for each class; none if it is not positive.
 
     Returns:
-        tuple[Tensor]: Scores, classes and indices of the boxes, (m, ) each.
+        Scores, classes and indices of the boxes, (m, ) each.
     """
     most = min(most, len(scores)) if most > 0 else len(scores)
     best, boxes = scores.topk(most, dim=0)
-    # Looked for once: each look at how many there are waits for a GPU.
+    # Once, since each search for true elements waits for the GPU.
     ranks, classes = (best > score_thr).nonzero(as_tuple=True)
     return best[ranks, classes], classes, boxes[ranks, classes]

@@ -1,18 +1,16 @@
 """RefineDet's head: anchors are refined, then classified and refined again.
 
-Sources: Zhang et al., arXiv:1711.06897, sections 3.1 to 3.3; the authors'
-Caffe code, sfzhang15/RefineDet@52b6fe2 (``CreateRefineDetHead``,
-``multibox_loss_layer.cpp``, ``bbox_util.cpp``), and VoVNet's author's net,
-youngwanLEE/VoVNet-RefineDet@46fb3c5 (both read, not copied). Where the
-paper's text and the code differ, this is the code:
+Sources: Zhang et al., arXiv:1711.06897, sections 3.1 to 3.3; Caffe code of its
+authors, sfzhang15/RefineDet@52b6fe2 (``CreateRefineDetHead``,
+``multibox_loss_layer.cpp``, ``bbox_util.cpp``), and of VoVNet's author,
+youngwanLEE/VoVNet-RefineDet@46fb3c5. Where the paper and the code differ,
+this follows the code:
 
-- a residual block stands before every pair of predictors (not with VGG);
-- the objectness of 0.01 that an anchor must have filters what is mined as
-  negatives and what is detected; positives below it stay in the loss.
+- a residual block precedes every pair of predictors (not with VGG);
+- anchors with an objectness below 0.01 are neither mined as negatives nor
+  detected; as positives they stay in the loss.
 
-Differs from Caffe in detections being clipped to the image before NMS, as
-everywhere in mmdet. Mining and normalisation are those of
-:class:`MultiBoxHead`.
+Unlike Caffe, this clips detections to the image, before NMS.
 """
 from collections.abc import Sequence
 
@@ -25,16 +23,16 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..necks.refinedet_neck import residual_block
-from .multibox_head import MultiBoxHead, best_of_each_class
+from ..necks.refinedet_neck import build_residual_block
+from .multibox_head import MultiBoxHead, select_candidates
 
 Maps = Sequence[Tensor]
 
 
 def flatten(maps: Maps, channels: int) -> Tensor:
-    """Join levels: (N, A * channels, H, W) each to (N, P, channels).
+    """Join levels (N, A * channels, H, W) to (N, P, channels).
 
-    Anchors come in the order of mmdet's ``grid_priors``.
+    Anchors are in the order of mmdet's ``grid_priors``.
     """
     return torch.cat([
         x.permute(0, 2, 3, 1).reshape(len(x), -1, channels) for x in maps], 1)
@@ -42,21 +40,18 @@ def flatten(maps: Maps, channels: int) -> Tensor:
 
 @MODELS.register_module()
 class RefineMultiBoxHead(MultiBoxHead):
-    """One of RefineDet's two modules: SSD's head, whose anchors can be given.
+    """One of RefineDet's two modules: SSD's head on given anchors.
 
     Args:
-        num_classes (int): Classes without the background; 1 for the ARM.
-        in_channels (Sequence[int]): Channels of the maps.
-        inter_planes (int, optional): Inner channels of the residual block
-            before the predictors, which then see four times as many; None for
-            no block.
-        norm_cfg (dict): Config of its norm layers.
-        **kwargs: As SSDHead takes them; ``train_cfg`` needs ``assigner``,
+        num_classes: Classes without the background; 1 for the ARM.
+        in_channels: Channels of the maps.
+        inter_planes: Inner channels of the residual block before the
+            predictors, which see four times as many; None for no block.
+        norm_cfg: Config of its norm layers.
+        init_cfg: By default Caffe's: Gaussian, and xavier in the predictors.
+        **kwargs: See mmdet's ``SSDHead``; ``train_cfg`` needs ``assigner``,
             ``smoothl1_beta``, ``neg_pos_ratio``, ``allowed_border`` and
             ``pos_weight``.
-
-    Raises:
-        ValueError: ``in_channels`` and the anchors' levels differ in number.
     """
 
     def __init__(
@@ -83,14 +78,14 @@ class RefineMultiBoxHead(MultiBoxHead):
                 f'{len(in_channels)} levels, anchor_generator has {levels}; '
                 'give as many strides')
         self.inter_blocks = nn.ModuleList(
-            residual_block(channels, inter_planes, 1, norm_cfg)
+            build_residual_block(channels, inter_planes, 1, norm_cfg)
             if inter_planes else nn.Identity() for channels in in_channels)
 
     def forward(self, x: Maps) -> tuple[list[Tensor], list[Tensor]]:
         """Predict from maps (N, in_channels[i], H, W).
 
         Returns:
-            tuple: For each level scores (N, A * (num_classes + 1), H, W), the
+            For each level scores (N, A * (num_classes + 1), H, W), the
             background last, and deltas (N, A * 4, H, W).
         """
         return super().forward(
@@ -98,14 +93,10 @@ class RefineMultiBoxHead(MultiBoxHead):
 
     @torch.no_grad()
     def refine_anchors(self, bbox_preds: Maps) -> list[list[Tensor]]:
-        """Move the anchors by the predicted deltas, unclipped.
-
-        Args:
-            bbox_preds (Sequence[Tensor]): Deltas of each level.
+        """Move the anchors by the predicted deltas, without clipping.
 
         Returns:
-            list[list[Tensor]]: For each image and level boxes (n, 4), px,
-            without gradient.
+            For each image and level boxes (n, 4), px, without gradient.
         """
         anchors = self.prior_generator.grid_priors(
             [x.shape[-2:] for x in bbox_preds], device=bbox_preds[0].device)
@@ -134,20 +125,19 @@ class RefineMultiBoxHead(MultiBoxHead):
         1). An image without objects contributes nothing.
 
         Args:
-            cls_scores (Sequence[Tensor]): See :meth:`forward`.
-            bbox_preds (Sequence[Tensor]): See :meth:`forward`.
-            batch_gt_instances (Sequence[InstanceData]): Objects: ``bboxes``
-                (k, 4), px, and ``labels`` (k, ).
-            batch_img_metas (Sequence[dict]): ``img_shape``, ``pad_shape``.
-            batch_gt_instances_ignore (Sequence[InstanceData], optional): What
-                the assigner may ignore.
-            anchor_list (list[list[Tensor]], optional): Boxes to start from,
-                as :meth:`refine_anchors` gives them.
-            neg_flags (Tensor, optional): Anchors that may serve as negatives,
-                (N, P).
+            cls_scores: See :meth:`forward`.
+            bbox_preds: See :meth:`forward`.
+            batch_gt_instances: Objects: ``bboxes`` (k, 4), px, and ``labels``
+                (k, ).
+            batch_img_metas: ``img_shape`` and ``pad_shape`` of each image.
+            batch_gt_instances_ignore: Objects that the assigner may ignore.
+            anchor_list: Boxes to start from, as returned by
+                :meth:`refine_anchors`; the anchors by default.
+            neg_flags: Anchors that may serve as negatives, (N, P); all by
+                default.
 
         Returns:
-            dict: ``loss_cls`` and ``loss_bbox``, a tensor for each image.
+            ``loss_cls`` and ``loss_bbox``, a tensor for each image.
         """
         anchors, valid_flags = self.get_anchors(
             [x.shape[-2:] for x in cls_scores], batch_img_metas,
@@ -182,21 +172,19 @@ class RefineDetHead(BaseDenseHead):
     maps in any single-stage detector.
 
     Args:
-        num_classes (int): Classes without the background.
-        in_channels (Sequence[int]): Channels of the ARM's maps.
-        feat_channels (int): Channels of each of the ODM's maps.
-        anchor_generator (dict): Config of the anchors, a level for each map.
-        bbox_coder (dict): Config of the box coder, of both modules.
-        inter_planes (int, optional): See :class:`RefineMultiBoxHead`; None
-            for VGG.
-        norm_cfg (dict): Config of the norm layers of these blocks.
-        objectness_thr (float): Anchors that are objects for the ARM with less
-            probability are neither mined as negatives nor detected.
-        train_cfg (dict, optional): ``arm`` and ``odm``, each as
-            :class:`RefineMultiBoxHead` takes it.
-        test_cfg (dict, optional): ``score_thr``, ``nms_pre`` (candidates of
-            each class), ``nms``, ``max_per_img``, ``min_bbox_size``.
-        init_cfg (dict | list, optional): None; the modules have their own.
+        num_classes: Classes without the background.
+        in_channels: Channels of the ARM's maps.
+        feat_channels: Channels of each of the ODM's maps.
+        anchor_generator: Config of the anchors, a level for each map.
+        bbox_coder: Config of both modules' box coder.
+        inter_planes: See :class:`RefineMultiBoxHead`; None for VGG.
+        norm_cfg: Config of the norm layers of these blocks.
+        objectness_thr: Anchors to which the ARM gives a lower probability of
+            being an object are neither mined as negatives nor detected.
+        train_cfg: ``arm`` and ``odm``, see :class:`RefineMultiBoxHead`.
+        test_cfg: ``score_thr``, ``nms_pre`` (candidates of each class),
+            ``nms``, ``max_per_img``, ``min_bbox_size``.
+        init_cfg: None; the modules have their own.
     """
 
     def __init__(
@@ -230,21 +218,19 @@ class RefineDetHead(BaseDenseHead):
             train_cfg=train_cfg.get('odm'), **shared)
 
     def forward(self, x: tuple[Maps, Maps]) -> tuple[list[Tensor], ...]:
-        """Predict from the neck's maps.
-
-        Args:
-            x (tuple): Maps for the ARM and maps for the ODM.
+        """Predict from the neck's maps for the ARM and for the ODM.
 
         Returns:
-            tuple: ARM scores, ARM deltas, ODM scores, ODM deltas, each as
-            :meth:`RefineMultiBoxHead.forward` gives them.
+            ARM scores, ARM deltas, ODM scores, ODM deltas; see
+            :meth:`RefineMultiBoxHead.forward`.
         """
         arm, odm = x
         return *self.arm_rpn_head(arm), *self.odm_head(odm)
 
-    def objectness(self, arm_cls: Maps) -> Tensor:
-        """Probability of being an object, (N, P), without gradient."""
-        return flatten(arm_cls, 2).detach().softmax(-1)[..., 0]
+    def find_objects(self, arm_cls: Maps) -> Tensor:
+        """Tell which anchors (N, P) are not certainly background."""
+        probabilities = flatten(arm_cls, 2).detach().softmax(-1)
+        return probabilities[..., 0] >= self.objectness_thr
 
     def loss_by_feat(
         self,
@@ -258,14 +244,11 @@ class RefineDetHead(BaseDenseHead):
     ) -> dict[str, list[Tensor]]:
         """Compute the losses of both modules, of equal weight.
 
-        Args:
-            arm_cls, arm_reg, odm_cls, odm_reg (Sequence[Tensor]): See
-                :meth:`forward`.
-            batch_gt_instances, batch_img_metas, batch_gt_instances_ignore:
-                See :meth:`RefineMultiBoxHead.loss_by_feat`.
+        See :meth:`forward` and :meth:`RefineMultiBoxHead.loss_by_feat` for
+        the arguments.
 
         Returns:
-            dict: ``arm_loss_cls``, ``arm_loss_bbox``, ``odm_loss_cls`` and
+            ``arm_loss_cls``, ``arm_loss_bbox``, ``odm_loss_cls`` and
             ``odm_loss_bbox``, a tensor for each image.
         """
         objects = [InstanceData(bboxes=gt.bboxes,
@@ -277,7 +260,7 @@ class RefineDetHead(BaseDenseHead):
         odm = self.odm_head.loss_by_feat(
             odm_cls, odm_reg, batch_gt_instances, *truth,
             anchor_list=self.arm_rpn_head.refine_anchors(arm_reg),
-            neg_flags=self.objectness(arm_cls) >= self.objectness_thr)
+            neg_flags=self.find_objects(arm_cls))
         return {f'{name}_{key}': loss
                 for name, losses in (('arm', arm), ('odm', odm))
                 for key, loss in losses.items()}
@@ -296,26 +279,24 @@ class RefineDetHead(BaseDenseHead):
         """Decode the boxes in two steps and keep the best.
 
         Args:
-            arm_cls, arm_reg, odm_cls, odm_reg (Sequence[Tensor]): See
-                :meth:`forward`.
-            batch_img_metas (Sequence[dict]): ``img_shape`` and, to rescale,
-                ``scale_factor``.
-            cfg (ConfigDict, optional): In place of ``test_cfg``.
-            rescale (bool): Return boxes in pixels of the original image.
-            with_nms (bool): Suppress overlapping boxes of a class.
+            arm_cls, arm_reg, odm_cls, odm_reg: See :meth:`forward`.
+            batch_img_metas: ``img_shape`` and, to rescale, ``scale_factor``.
+            cfg: Replaces ``test_cfg``.
+            rescale: Return boxes in pixels of the original image.
+            with_nms: Suppress overlapping boxes of a class.
 
         Returns:
-            list[InstanceData]: For each image ``bboxes`` (n, 4), px,
-            ``scores`` (n, ) and ``labels`` (n, ).
+            For each image ``bboxes`` (n, 4), px, ``scores`` (n, ) and
+            ``labels`` (n, ).
         """
         cfg = cfg or self.test_cfg
-        keep = self.objectness(arm_cls) >= self.objectness_thr
+        keep = self.find_objects(arm_cls)
         probs = flatten(odm_cls, self.num_classes + 1).softmax(-1)[..., :-1]
         results = []
         for image, deltas, anchors, meta in zip(
                 probs * keep[..., None], flatten(odm_reg, 4),
                 self.arm_rpn_head.refine_anchors(arm_reg), batch_img_metas):
-            scores, labels, index = best_of_each_class(
+            scores, labels, index = select_candidates(
                 image, cfg.score_thr, cfg.get('nms_pre', 0))
             bboxes = self.odm_head.bbox_coder.decode(
                 torch.cat(anchors)[index], deltas[index],

@@ -1,11 +1,10 @@
 """The dense prediction structure of DSOD.
 
-Sources: Shen et al., "DSOD: Learning Deeply Supervised Object Detectors from
-Scratch", arXiv:1708.01241, section 3.1 and Figure 1; ``DSOD300_V3_Body`` in
-``model_libs.py`` of szq0214/DSOD@bbb6f0f (read, not copied). Pools round up,
-as Caffe's do. How VoVNet-27-slim feeds it is not published: three stages as
-the first three scales give the parameters and multiply-adds that
-arXiv:1904.09730 prints in its Tables 2 and 3.
+Sources: Shen et al., arXiv:1708.01241, section 3.1 and Figure 1;
+``DSOD300_V3_Body`` in ``model_libs.py`` of szq0214/DSOD@bbb6f0f. Pools round
+up, as Caffe's. How VoVNet-27-slim feeds it is not published: three stages as
+the first three scales give the parameters and multiply-adds of Tables 2 and 3
+in arXiv:1904.09730.
 """
 from collections.abc import Sequence
 
@@ -14,17 +13,13 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..layers import L2Norm, pre_activated
+from ..layers import CAFFE_XAVIER_INIT, L2Norm, build_preact_conv
 
 
 class DSODDownsample(nn.Module):
-    """A scale from the one before: half of it reused, half of it learnt.
+    """The next scale: half pooled and narrowed, half learned.
 
-    Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output, even.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
+    The number of output channels is even.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict,
@@ -34,10 +29,10 @@ class DSODDownsample(nn.Module):
         cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.reuse = nn.Sequential(
             nn.MaxPool2d(2, 2, ceil_mode=True),
-            pre_activated(in_channels, half, 1, **cfg))
+            build_preact_conv(in_channels, half, 1, **cfg))
         self.learn = nn.Sequential(
-            pre_activated(in_channels, half, 1, **cfg),
-            pre_activated(half, half, 3, stride=2, **cfg))
+            build_preact_conv(in_channels, half, 1, **cfg),
+            build_preact_conv(half, half, 3, stride=2, **cfg))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / 2, W / 2)."""
@@ -46,28 +41,25 @@ class DSODDownsample(nn.Module):
 
 @MODELS.register_module()
 class DSODNeck(BaseModule):
-    """Scales for the predictors: the backbone's and half-new ones below.
+    """Scales for the predictors: the backbone's and coarser ones.
 
-    A scale beyond the backbone's is half a pooled and narrowed copy of the
-    one before and half learnt from it (:class:`DSODDownsample`). What goes to
-    the predictors is L2-normalised; what goes on to the next scale is not.
+    A coarser scale is half a pooled and narrowed copy of the one before and
+    half learned from it (:class:`DSODDownsample`). The predictors get scales
+    that are L2-normalized, the next scale is made without.
 
     Args:
-        in_channels (Sequence[int]): Channels of the backbone's outputs, each
-            half as high and wide as the one before.
-        out_channels (Sequence[int]): Channels of all scales. The first ones
-            are those of ``in_channels``, from the second on widened by
-            ``fuse_channels``; the others are even.
-        fuse_channels (int): Channels to which a scale of the backbone is
-            pooled and narrowed to be joined to the backbone's next; 0 for no
-            such link. The DenseNet of DSOD has 256.
-        l2_norm_scale (float): What the L2 norms' weights begin with.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-        init_cfg (dict | list, optional): Caffe's xavier by default.
-
-    Raises:
-        ValueError: If the channels do not fit.
+        in_channels: Channels of the backbone's outputs, each half as high and
+            wide as the one before.
+        out_channels: Channels of all scales. The first ones are those of
+            ``in_channels``, from the second on widened by ``fuse_channels``;
+            the others are even.
+        fuse_channels: Channels to which a scale of the backbone is pooled and
+            narrowed to be joined to the backbone's next; 0 for no such link.
+            The DenseNet of DSOD has 256.
+        l2_norm_scale: Initial weight of the L2 norms.
+        norm_cfg: Config of the norm layers.
+        act_cfg: Config of the activations.
+        init_cfg: Caffe's xavier by default.
     """
 
     def __init__(
@@ -80,9 +72,7 @@ class DSODNeck(BaseModule):
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg or [
-            dict(type='Caffe2Xavier', layer='Conv2d'),
-            dict(type='Constant', val=1, layer='_BatchNorm')])
+        super().__init__(init_cfg or [*CAFFE_XAVIER_INIT])
         given = len(in_channels)
         fused = [c + fuse_channels * (i > 0)
                  for i, c in enumerate(in_channels)]
@@ -97,7 +87,7 @@ class DSODNeck(BaseModule):
         cfg = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.links = nn.ModuleList(
             nn.Sequential(nn.MaxPool2d(2, 2, ceil_mode=True),
-                          pre_activated(c, fuse_channels, 1, **cfg))
+                          build_preact_conv(c, fuse_channels, 1, **cfg))
             for c in (in_channels[:-1] if fuse_channels else ()))
         self.downsamples = nn.ModuleList(
             DSODDownsample(c, d, **cfg) for c, d in zip(
@@ -106,14 +96,11 @@ class DSODNeck(BaseModule):
             L2Norm(c, l2_norm_scale) for c in out_channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Compute all scales.
-
-        Args:
-            inputs (Sequence[Tensor]): (N, in_channels[i], H_i, W_i).
+        """Compute all scales from maps (N, in_channels[i], H_i, W_i).
 
         Returns:
-            tuple[Tensor]: (N, out_channels[i], H_i, W_i), from the backbone's
-            last scale on half as high and wide each time, rounded up.
+            Maps (N, out_channels[i], H_i, W_i), from the backbone's last scale
+            on half as high and wide each time, rounded up.
         """
         outs = list(inputs)
         for i, link in enumerate(self.links):

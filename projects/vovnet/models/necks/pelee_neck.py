@@ -1,9 +1,8 @@
 """Pelee's extra scales and residual prediction blocks.
 
-Sources: Wang et al., "Pelee: A Real-Time Object Detection System on Mobile
-Devices", arXiv:1804.06882, section 3 and Figure 4; ``feature_extractor.py``
-and ``layer_utils.py`` of Robert-JunWang/Pelee@033dfd6 (read, not copied).
-As there the extra scales have a bias and no batch norm.
+Sources: Wang et al., arXiv:1804.06882, section 3 and Figure 4;
+``feature_extractor.py`` and ``layer_utils.py`` of
+Robert-JunWang/Pelee@033dfd6, where the extra scales have biases and no norms.
 """
 from collections.abc import Sequence
 
@@ -12,19 +11,14 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..layers import CAFFE_XAVIER_INIT
+
 # Middle channels, stride and padding of the extra scales.
 EXTRAS = ((256, 2, 1), (128, 1, 0), (128, 1, 0))
 
 
 class ResidualPrediction(nn.Module):
-    """A bottleneck block with a projection, between a scale and predictors.
-
-    Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-    """
+    """A bottleneck block with a projection, before the predictors."""
 
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: dict,
                  act_cfg: dict) -> None:
@@ -45,17 +39,17 @@ class ResidualPrediction(nn.Module):
 
 @MODELS.register_module()
 class PeleeNeck(BaseModule):
-    """Three extra scales; a residual block per scale; the first one twice.
+    """Three extra scales, and a residual block on every scale.
 
-    The largest map serves two sets of priors, which makes up for the one of
-    stride 8 that Pelee leaves out.
+    The largest map is returned twice, for two sets of priors: Pelee has none
+    of stride 8.
 
     Args:
-        in_channels (Sequence[int]): Channels of the backbone's outputs.
-        out_channels (int): Channels of all extra scales and outputs.
-        norm_cfg (dict): Config of the norm layers.
-        act_cfg (dict): Config of the activations.
-        init_cfg (dict | list, optional): Caffe's xavier by default.
+        in_channels: Channels of the backbone's outputs.
+        out_channels: Channels of all extra scales and outputs.
+        norm_cfg: Config of the norm layers.
+        act_cfg: Config of the activations.
+        init_cfg: Caffe's xavier by default.
     """
 
     def __init__(
@@ -66,9 +60,7 @@ class PeleeNeck(BaseModule):
         act_cfg: dict = dict(type='ReLU'),  # noqa: B006
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg or [
-            dict(type='Caffe2Xavier', layer='Conv2d'),
-            dict(type='Constant', val=1, layer='_BatchNorm')])
+        super().__init__(init_cfg or [*CAFFE_XAVIER_INIT])
         channels = list(in_channels)
         self.extras = nn.ModuleList()
         for width, stride, padding in EXTRAS:
@@ -82,17 +74,13 @@ class PeleeNeck(BaseModule):
             for c in channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Compute what the predictors read.
-
-        Args:
-            inputs (Sequence[Tensor]): (N, in_channels[i], H_i, W_i).
+        """Compute all scales from maps (N, in_channels[i], H_i, W_i).
 
         Returns:
-            tuple[Tensor]: (N, out_channels, H_i, W_i), the first one twice,
-            then the other scales.
+            Maps (N, out_channels, H_i, W_i), of which the first comes twice.
 
         Raises:
-            ValueError: If the maps are too small for the extra scales.
+            ValueError: The maps are too small for the extra scales.
         """
         height, width = inputs[-1].shape[-2:]
         if min(height, width) < 9:

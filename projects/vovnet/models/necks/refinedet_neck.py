@@ -1,11 +1,10 @@
 """RefineDet's source maps and its top-down path.
 
-Sources: Zhang et al., "Single-Shot Refinement Neural Network for Object
-Detection", arXiv:1711.06897, section 3.1 and Figure 2; the Caffe scripts of
-its authors, sfzhang15/RefineDet@52b6fe2 (``examples/refinedet``,
-``model_libs.py``), and of VoVNet's author, with the same neck,
-youngwanLEE/VoVNet-RefineDet@46fb3c5 (read, not copied). As there, and not as
-in the paper's figure, the deconvolution is 2x2. mmdet has no such neck.
+Sources: Zhang et al., arXiv:1711.06897, section 3.1 and Figure 2; Caffe
+scripts of its authors, sfzhang15/RefineDet@52b6fe2 (``examples/refinedet``,
+``model_libs.py``), and of VoVNet's author,
+youngwanLEE/VoVNet-RefineDet@46fb3c5. The deconvolution is 2x2 as in the
+scripts, not as in the paper's figure.
 """
 from collections.abc import Sequence
 
@@ -19,24 +18,15 @@ from torch import Tensor, nn
 from ..layers import L2Norm
 
 
-def residual_block(in_channels: int, planes: int, stride: int,
-                   norm_cfg: dict) -> Bottleneck:
-    """Build Caffe's ``ResBody`` with a projection, whatever the widths.
+def build_residual_block(in_channels: int, planes: int, stride: int,
+                         norm_cfg: dict) -> Bottleneck:
+    """Build Caffe's ``ResBody``: 1x1, 3x3 and 1x1 added to a 1x1 projection.
 
-    mmdet's ``ResLayer`` leaves the projection out where it could; the Caffe
-    net never does.
-
-    Args:
-        in_channels (int): Channels of the input.
-        planes (int): Channels inside; the output has four times as many.
-        stride (int): Stride of the first 1x1 convolution.
-        norm_cfg (dict): Config of the norm layers.
-
-    Returns:
-        Bottleneck: 1x1, 3x3 and 1x1 beside a 1x1, added.
+    mmdet's ``ResLayer`` has no projection where the widths are equal. The
+    output has four times as many channels as ``planes``.
     """
     channels = planes * Bottleneck.expansion
-    # Not ConvModule, which would initialise itself a second time.
+    # Not ConvModule, which would initialize itself a second time.
     projection = nn.Sequential(
         nn.Conv2d(in_channels, channels, 1, stride, bias=False),
         build_norm_layer(norm_cfg, channels)[1])
@@ -52,11 +42,11 @@ class TransferConnectionBlock(nn.Module):
         x ─ 3x3 conv ─ 3x3 conv (+ 2x2 deconv of above) ─ ReLU ─ 3x3 conv ─
 
     Args:
-        in_channels (int): Channels of the source map.
-        out_channels (int): Channels of the output, and of what is above.
-        top (bool): Nothing is above.
-        norm_cfg (dict, optional): Config of the norm layers, behind every
-            convolution; without one these have biases.
+        in_channels: Channels of the source map.
+        out_channels: Channels of the output and of the one above.
+        top: Whether this is the coarsest block.
+        norm_cfg: Config of the norm layers behind all convolutions; None for
+            biases instead.
     """
 
     def __init__(self, in_channels: int, out_channels: int, top: bool,
@@ -76,8 +66,7 @@ class TransferConnectionBlock(nn.Module):
     def forward(self, x: Tensor, above: Tensor | None = None) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W).
 
-        ``above`` is the next coarser output, (N, out_channels, H/2, W/2), or
-        None for the top.
+        ``above`` is the next coarser output, (N, out_channels, H/2, W/2).
         """
         x = self.conv2(self.conv1(x))
         if above is not None:
@@ -95,22 +84,15 @@ class RefineDetNeck(BaseModule):
     transfer connection blocks make the maps of the object detection module
     (ODM) of them, from coarse to fine.
 
-    Initialised as in Caffe: Gaussian of deviation 0.01 before norms,
-    Caffe's xavier without them.
-
     Args:
-        in_channels (Sequence[int]): Channels of the backbone's maps.
-        extra_channels (int): Channels of the added map.
-        out_channels (int): Channels of the maps for the ODM.
-        l2_norm_scales (Sequence[float | None], optional): For each map of the
-            backbone the length its pixels are scaled to in the source, or
-            None; VGG's are (10, 8, None).
-        norm_cfg (dict, optional): Config of the norm layers; None for VGG.
-        init_cfg (dict | list, optional): In place of Caffe's.
-
-    Raises:
-        ValueError: ``extra_channels`` or ``l2_norm_scales`` do not fit, or,
-            in the forward pass, a map is not twice as large as the next.
+        in_channels: Channels of the backbone's maps.
+        extra_channels: Channels of the added map.
+        out_channels: Channels of the maps for the ODM.
+        l2_norm_scales: For each map of the backbone the initial weight of its
+            source's L2 norm, or None for no norm; VGG's are (10, 8, None).
+        norm_cfg: Config of the norm layers; None for VGG.
+        init_cfg: By default Caffe's: Gaussian of deviation 0.01 before norms,
+            xavier without norms.
     """
 
     def __init__(
@@ -138,14 +120,14 @@ class RefineDetNeck(BaseModule):
             L2Norm(channels, scale) if scale else nn.Identity()
             for channels, scale in zip(in_channels, scales))
         if norm_cfg:
-            self.extra = residual_block(
+            self.extra = build_residual_block(
                 in_channels[-1], extra_channels // Bottleneck.expansion, 2,
                 norm_cfg)
         else:
             self.extra = nn.Sequential(
                 ConvModule(in_channels[-1], extra_channels // 2, 1),
                 ConvModule(extra_channels // 2, extra_channels, 3, 2, 1))
-        # Not MMEngine's ModuleList: as for the projection above.
+        # Not MMEngine's ModuleList, for the reason given above.
         self.blocks = nn.ModuleList(
             TransferConnectionBlock(channels, out_channels, top, norm_cfg)
             for channels, top in [*((c, False) for c in in_channels),
@@ -153,18 +135,20 @@ class RefineDetNeck(BaseModule):
 
     def forward(self, inputs: Sequence[Tensor]
                 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Compute the sources of both modules.
+        """Compute the maps of both modules.
 
         Args:
-            inputs (Sequence[Tensor]): The backbone's maps, fine to coarse,
-                each twice as high and wide as the next.
+            inputs: The backbone's maps, fine to coarse.
 
         Returns:
-            tuple: Maps for the ARM, (N, C, H, W) with the channels of
-            ``in_channels`` and ``extra_channels``, and maps for the ODM,
+            Maps for the ARM, (N, C, H, W) with the channels of ``in_channels``
+            and ``extra_channels``, and maps for the ODM,
             (N, out_channels, H, W), both fine to coarse.
+
+        Raises:
+            ValueError: A map is not twice as high and wide as the next.
         """
-        # The norms are for the sources, the trunk goes on without.
+        # Norms apply to the sources only, not to the input of the extra map.
         sources = [norm(x) for norm, x in zip(self.norms, inputs)]
         sources.append(self.extra(inputs[-1]))
         shapes = [tuple(x.shape[-2:]) for x in sources]

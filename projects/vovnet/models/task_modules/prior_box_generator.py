@@ -1,7 +1,6 @@
-"""Caffe's prior boxes where mmdet's ``SSDAnchorGenerator`` cannot give them.
+"""Caffe's prior boxes, for levels with a single size.
 
-Source: ``prior_box_layer.cpp`` of sfzhang15/RefineDet@52b6fe2 (read, not
-copied).
+Source: ``prior_box_layer.cpp`` of sfzhang15/RefineDet@52b6fe2.
 """
 from collections.abc import Sequence
 
@@ -15,15 +14,14 @@ from torch import Tensor
 class PriorBoxGenerator(SSDAnchorGenerator):
     """SSD's priors with given sizes, of which the larger may be missing.
 
-    Each cell of a level has a square of the level's least size, one of the
-    geometric mean of both sizes unless there is no larger one, and a wide and
-    a high box for each ratio.
+    Each cell has a square of the smaller size, one of both sizes' geometric
+    mean if there is a larger size, and a wide and a high box for each ratio.
 
     Args:
-        strides (Sequence[float]): Distance of the cells of each level, px.
-        ratios (Sequence[Sequence[float]]): Ratios above 1 of each level.
-        min_sizes (Sequence[float]): Least size of each level, px.
-        max_sizes (Sequence[float | None]): Larger size of each level, px.
+        strides: Distance of the cells of each level, px.
+        ratios: Ratios above 1 of each level.
+        min_sizes: Smaller size of each level, px.
+        max_sizes: Larger size of each level, px, or None.
     """
 
     def __init__(self, strides: Sequence[float],
