@@ -180,7 +180,7 @@ def test_every_step_can_be_given_to_its_tool(cuda, monkeypatch, capsys):
     """Options that tools take, and configs that are there."""
     steps = gpu_session.make_steps(cuda)
     assert len({step.name for step in steps}) == len(steps) >= 15
-    tools = {}
+    tools, loaded = {}, set()
     for step in steps:
         assert all(name in {s.name for s in steps if s.makes}
                    for name in step.needs)
@@ -197,7 +197,9 @@ def test_every_step_can_be_given_to_its_tool(cuda, monkeypatch, capsys):
         configs = getattr(args, 'configs', None) or [
             getattr(args, 'config', None)]
         for config in filter(None, configs):
-            load_config(config, args.cfg_options)
+            if (key := (config, str(args.cfg_options))) not in loaded:
+                load_config(config, args.cfg_options)
+                loaded.add(key)
 
 
 def test_the_dry_run(tmp_path):
