@@ -12,7 +12,7 @@ from vovnet.benchmark.inference import (
     benchmark_inference,
     expand_modes,
 )
-from vovnet.benchmark.latency import matmul_peak
+from vovnet.benchmark.latency import measure_matmul_peak
 from vovnet.benchmark.model import BenchmarkModel, InputConfig
 from vovnet.benchmark.report import write_markdown
 from vovnet.deploy.optimize import modes
@@ -51,8 +51,8 @@ def test_auto_says_what_it_leaves_out(tiny, no_compiler, monkeypatch):
 
 def test_the_table_has_modes_and_the_fastest(tiny, any_bf16, monkeypatch):
     # A large one takes minutes where bf16 is imitated.
-    monkeypatch.setattr(inference, 'matmul_peak', partial(
-        matmul_peak, sizes=(256, ), seconds=0.02))
+    monkeypatch.setattr(inference, 'measure_matmul_peak', partial(
+        measure_matmul_peak, sizes=(256, ), seconds=0.02))
     inputs = InputConfig(nms=False)
     entries, _ = expand_modes([BenchmarkEntry('a', tiny)], inputs,
                               ['eager', 'bf16', 'openvino'])
