@@ -49,14 +49,10 @@ def test_backbones(row):
 
 
 def test_figures_of_compare_fit_together():
-    ours, papers = ({row[0]: row for row in table} for table in (
-        rows('network'), list(rows('backbone | multiply-adds, G'))))
-    assert list(ours) == list(papers) and len(ours) == 6
-    for row in ours.values():
+    found = list(rows('network'))
+    assert len(found) == 6
+    for row in found:
         macs, fps, ms = (float(row[i]) for i in (2, 3, 4))
         assert fps == pytest.approx(1000 / ms, abs=0.06)
         assert float(row[9]) == pytest.approx(macs * 1000 / ms, rel=2e-3)
         assert int(row[6]) <= 20  # not disturbed
-    for row in papers.values():  # GFLOP/s = FLOPs x FPS
-        assert float(row[6]) == pytest.approx(
-            float(row[1]) * float(row[2]), rel=4e-3)

@@ -155,7 +155,7 @@ def test_a_network_alone_is_timed(tiny):
 def test_proposals_are_made_on_the_device(two_stage):
     """A copy from the host would wait for the device, in timed code."""
     model = BenchmarkModel(two_stage, InputConfig(shape=[96], nms=False))
-    with Operators() as made, forward._equal_proposals(
+    with Operators() as made, forward._fix_proposals(
             model.network, model.tensors[0]):
         [found] = model.network.rpn_head.predict_by_feat()
     assert found.bboxes.shape == (1000, 4)
