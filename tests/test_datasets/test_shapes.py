@@ -236,7 +236,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
     first = draw_scene('train', 3)
     again = draw_scene('train', 3)
     np.testing.assert_array_equal(first.image, again.image)
-    assert first.list_instances() == again.instances()
+    assert first.list_instances() == again.list_instances()
     for other in (draw_scene('val', 3), draw_scene('train', 4),
                   draw_scene('train', 3, seed=1)):
         assert (other.image != first.image).mean() > 0.5

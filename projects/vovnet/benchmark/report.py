@@ -150,7 +150,7 @@ def _describe_modes(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         key = result['config'], result['checkpoint']
         networks.setdefault(key, []).append(result)
     for name in dict.fromkeys(result['mode'] for result in results):
-        yield f'{name}: {MODES[name].dtype}, {MODES[name].what}.'
+        yield f'{name}: {MODES[name].dtype}, {MODES[name].description}.'
     for group in networks.values():
         timed = [result for result in group if result['latency']]
         if timed:
