@@ -206,49 +206,23 @@ def test_mistakes_in_a_study(args, parts, run_tool, tmp_path):
 # -- mistakes ---------------------------------------------------------------
 
 
-@pytest.fixture
-def spoilt(folders, tmp_path):
-    """A copy of the data, to be spoilt, and its config."""
-    data = shutil.copytree(folders, tmp_path / 'data')
-    return data, write(tmp_path / 'c.py', data)
-
-
-def test_empty_class_folder(spoilt, run_tool, tmp_path):
-    data, config = spoilt
-    for file in (data / 'train/star').iterdir():
-        file.unlink()
-    error_line(run_tool(tmp_path, 'tools/train.py', config),
-               data / 'train/star', 'holds no images')
+def test_wrong_number_of_classes(classifier, run_tool, tmp_path):
+    """Of what is found in the data, this: see test_classification_data."""
+    run = run_tool(tmp_path, 'tools/train.py', classifier[0], '--cfg-options',
+                   'model.head.num_classes=7')
+    error_line(run, 'model.head.num_classes is 7', 'set it to 5')
     assert not list(tmp_path.glob('work_dirs/**/*.log'))
 
 
-def test_class_missing_from_validation(spoilt, run_tool, tmp_path):
-    data, config = spoilt
-    shutil.rmtree(data / 'val/cross')
-    error_line(run_tool(tmp_path, 'tools/train.py', config),
-               'val_dataloader', 'missing: cross')
-
-
-def test_wrong_number_of_classes(spoilt, run_tool, tmp_path):
-    run = run_tool(tmp_path, 'tools/train.py', spoilt[1], '--cfg-options',
-                   'model.head.num_classes=7')
-    error_line(run, 'model.head.num_classes is 7', 'set it to 5')
-
-
 @pytest.mark.parametrize('workers', [0, 1])
-def test_corrupt_image(workers, spoilt, run_tool, tmp_path):
-    data, config = spoilt
+def test_corrupt_image(workers, folders, run_tool, tmp_path):
+    data = shutil.copytree(folders, tmp_path / 'data')
+    config = write(tmp_path / 'c.py', data)
     image = sorted((data / 'train/star').iterdir())[1]
     image.write_bytes(image.read_bytes()[:400])
     run = run_tool(tmp_path, 'tools/train.py', config, '--cfg-options',
                    f'train_dataloader.num_workers={workers}')
     error_line(run, image, 'cannot be read as an image')
-
-
-def test_missing_cifar(run_tool, tmp_path):
-    run = run_tool(tmp_path, 'tools/train.py',
-                   'configs/cifar/osa-5-43_1xb64_cifar10.py')
-    error_line(run, 'data/cifar10', 'does not hold CIFAR10', 'download=True')
 
 
 def test_checkpoint_of_a_detector(trained, classifier, run_tool, tmp_path):

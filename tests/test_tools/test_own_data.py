@@ -26,7 +26,8 @@ def copy(template: str, target: Path, **changes) -> Path:
 def test_train_and_test(layout, request, run_tool, tmp_path):
     data = request.getfixturevalue(
         'shapes' if layout == 'coco' else 'shapes_voc')
-    changes = dict(data_root=f'{data}/', classes=CLASSES, max_epochs=1)
+    changes = dict(data_root=f'{data}/', classes=CLASSES, max_epochs=1,
+                   scale=(96, 96))
     if layout == 'voc':
         changes['test_split'] = 'ImageSets/Main/val.txt'
     config = copy(f'retinanet_vovnet-27-slim_fpn_my-{layout}.py',

@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 from vovnet.checkpoints import load_file
 from vovnet.engine.hooks.resume_hook import (
     SeededBatches,
-    SeededItems,
+    load_samples,
     seed_all,
 )
 
@@ -39,22 +39,24 @@ END = dict(epoch='epoch_2.pth', iter='iter_10.pth')
 
 
 @pytest.fixture(scope='module')
-def in_one_go(tmp_path_factory, write_config, run_tool):
-    """Work dirs of whole trainings, by loop and number of workers."""
-    done = {}
+def train(write_config, run_tool):
+    """Trains in a folder, and gives the work dir and what the tool prints."""
 
-    def get(loop: str, workers: int, **runtime):
-        key = loop, workers, *runtime.values()
-        if key not in done:
-            folder = tmp_path_factory.mktemp(f'{loop}{workers}')
-            write_config(folder / 'c.py', RANDOM + LOOPS[loop]
-                         + WORKERS * (workers > 0), **runtime)
-            run = run_tool(folder, 'tools/train.py', 'c.py')
-            assert run.returncode == 0, run.stderr
-            done[key] = folder / 'work_dirs/c'
-        return done[key]
+    def run(folder, loop: str, workers: int, *args, **runtime) -> tuple:
+        write_config(folder / 'c.py', RANDOM + LOOPS[loop]
+                     + WORKERS * (workers > 0), **runtime)
+        run = run_tool(folder, 'tools/train.py', 'c.py', *args)
+        assert run.returncode == 0, run.stderr
+        return folder / 'work_dirs/c', run.stdout
 
-    return get
+    return run
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, train):
+    """Work dirs of trainings in one go, with two workers, by loop."""
+    return {loop: train(tmp_path_factory.mktemp(loop), loop, 2)[0]
+            for loop in LOOPS}
 
 
 def same(one: dict, other: dict) -> bool:
@@ -66,47 +68,46 @@ def same(one: dict, other: dict) -> bool:
                for a, b in pairs)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('loop', ['epoch', 'iter'])
-def test_resumed_equals_uninterrupted(loop, workers, in_one_go, run_tool,
-                                      tmp_path):
-    whole = in_one_go(loop, workers)
-    run = run_tool(tmp_path, 'tools/train.py', whole.parents[1] / 'c.py',
-                   '--resume', whole / MIDDLE[loop])
-    assert run.returncode == 0, run.stderr
-    middle = load_file(whole / MIDDLE[loop])
-    end = load_file(whole / END[loop])
+@pytest.mark.parametrize('loop, workers', [
+    ('epoch', 2), ('iter', 0), ('iter', 2)])
+def test_resumed_equals_uninterrupted(loop, workers, whole, train, tmp_path):
+    work_dir, _ = train(tmp_path, loop, workers, '--resume',
+                        whole[loop] / MIDDLE[loop])
+    middle = load_file(whole[loop] / MIDDLE[loop])
+    end = load_file(whole[loop] / END[loop])
     assert not same(middle, end)
-    assert same(load_file(tmp_path / 'work_dirs/c' / END[loop]), end)
+    assert same(load_file(work_dir / END[loop]), end)
 
 
-def test_stopped_and_resumed_in_place(in_one_go, run_tool, tmp_path):
-    whole = in_one_go('epoch', 0)
-    config = whole.parents[1] / 'c.py'
-    for stop in ('1', '2'):
-        run = run_tool(tmp_path, 'tools/train.py', config, '--resume',
-                       '--cfg-options', f'train_cfg.max_epochs={stop}')
-        assert run.returncode == 0, run.stderr
-    assert 'resumed epoch: 1' in run.stdout
+def test_stopped_and_resumed_in_place(whole, train, tmp_path):
+    """Without workers, which makes no difference before the stop either."""
+    for stop in '12':
+        work_dir, printed = train(
+            tmp_path, 'epoch', 0, '--resume', '--cfg-options',
+            f'train_cfg.max_epochs={stop}')
+    assert 'resumed epoch: 1' in printed
     for name in MIDDLE['epoch'], END['epoch']:
-        assert same(load_file(tmp_path / 'work_dirs/c' / name),
-                    load_file(whole / name))
+        assert same(load_file(work_dir / name),
+                    load_file(whole['epoch'] / name))
 
 
-@pytest.mark.parametrize('loop', ['epoch', 'iter'])
-def test_number_of_workers_does_not_matter(loop, in_one_go):
-    assert same(load_file(in_one_go(loop, 0) / END[loop]),
-                load_file(in_one_go(loop, 2) / END[loop]))
+def test_number_of_workers_does_not_matter(whole, train, tmp_path):
+    work_dir, _ = train(tmp_path, 'iter', 0)
+    for name in MIDDLE['iter'], END['iter']:
+        assert same(load_file(work_dir / name),
+                    load_file(whole['iter'] / name))
 
 
-def test_without_the_hook_they_differ(in_one_go, run_tool, tmp_path):
+def test_without_the_hook_they_differ(train, tmp_path):
     """Shows that the comparison can fail, and what MMEngine misses."""
-    whole = in_one_go('epoch', 0, runtime='mmdet::_base_/default_runtime.py')
-    run = run_tool(tmp_path, 'tools/train.py', whole.parents[1] / 'c.py',
-                   '--resume', whole / MIDDLE['epoch'])
-    assert run.returncode == 0, run.stderr
-    assert not same(load_file(tmp_path / 'work_dirs/c' / END['epoch']),
-                    load_file(whole / END['epoch']))
+    ends = []
+    for name, args in (('whole', []), ('stopped', [
+            '--resume', tmp_path / 'whole/work_dirs/c' / MIDDLE['epoch']])):
+        (tmp_path / name).mkdir()
+        work_dir, _ = train(tmp_path / name, 'epoch', 0, *args,
+                            runtime='mmdet::_base_/default_runtime.py')
+        ends.append(load_file(work_dir / END['epoch']))
+    assert not same(*ends)
 
 
 class Draws(Dataset):
@@ -127,9 +128,8 @@ def batches(**options) -> SeededBatches:
 
 
 def test_each_sample_has_numbers_of_its_own():
-    items = SeededItems(Draws())
     steps = itertools.islice(batches(endless=True), 6)  # three epochs
-    drawn = [item for step in steps for item in items(step)]
+    drawn = [item for step in steps for item in load_samples(Draws(), step)]
     assert [item[0] for item in drawn] == [0, 1, 2, 3] * 3
     for numbers in list(zip(*drawn))[1:]:
         assert len(set(numbers)) == 12
@@ -147,6 +147,6 @@ def test_samples_leave_the_generators_alone():
     seed_all((1, 2))
     expected = random.random(), np.random.rand(), torch.rand(1).item()
     seed_all((1, 2))
-    SeededItems(Draws())(next(iter(batches())))
+    load_samples(Draws(), next(iter(batches())))
     assert expected == (
         random.random(), np.random.rand(), torch.rand(1).item())

@@ -126,7 +126,7 @@ _EXPLANATIONS = [(re.compile(pattern), line) for pattern, line in (
      '{0}. Most likely the machine ran out of memory or of /dev/shm (docker: '
      '--shm-size); lower num_workers or prefetch_factor'),
     # -- files and network
-    (r'^(?:URLError|HTTPError): (.*)',
+    (r'(?s)^(?:URLError|HTTPError): (.*)',
      'a download failed ({0}); check the network, or fetch the file elsewhere '
      'and put it where it is missing'),
 )]

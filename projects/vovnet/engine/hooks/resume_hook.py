@@ -19,6 +19,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,19 +99,13 @@ class SeededBatches:
                 self.sampler.set_epoch(self.epoch)
 
 
-class SeededItems:
-    """Function that loads a batch of samples, each after seeding."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __call__(self, items: list[tuple[int, Seed]]) -> list:
-        """Load one batch of :class:`SeededBatches`."""
-        return [self._get(index, seed) for index, seed in items]
-
-    def _get(self, index: int, seed: Seed) -> Any:
+def load_samples(dataset: Any, items: list[tuple[int, Seed]]) -> list:
+    """Load one batch of :class:`SeededBatches`, each sample from its seed."""
+    samples = []
+    for index, seed in items:
         with _use_seed(seed):
-            return self.dataset[index]
+            samples.append(dataset[index])
+    return samples
 
 
 @HOOKS.register_module()
@@ -148,7 +143,7 @@ class ExactResumeHook(Hook):
             _build_batches(cfg, old.dataset, common), (*self.seed, 0),
             endless=by_iter, skip=loop.iter if by_iter else 0)
         # torch fetches a whole batch by `__getitems__`, where there is one.
-        old.dataset.__getitems__ = SeededItems(old.dataset)
+        old.dataset.__getitems__ = partial(load_samples, old.dataset)
         loop.dataloader = DataLoader(
             old.dataset, batch_sampler=self.batches,
             **{name: getattr(old, name) for name in (
