@@ -122,5 +122,6 @@ def test_networks_of_timm():
     assert [tuple(m.shape[1:]) for m in model.run()] == [
         (channels, 64 // stride, 64 // stride) for channels, stride in zip(
             info.channels()[1:], info.reduction()[1:])]
-    with pytest.raises(UserError, match='no such network; similar ones: .*39b'):
+    with pytest.raises(UserError,
+                       match='no such network; similar ones: .*39b'):
         create_timm_config('vovnet39b')

@@ -23,7 +23,7 @@ Session, Step = gpu_session.Session, gpu_session.Step
 
 
 def python(name, code, limit=60, **options):
-    return Step(name, limit, ['-c', code], **options)
+    return Step(name, limit, '-c', code, **options)
 
 
 def run(folder, *steps, seconds=60, only=None):
@@ -124,8 +124,8 @@ def test_an_interrupt_ends_the_step(tmp_path, number):
 import sys
 sys.path.insert(0, {str(FILE.parent)!r})
 import gpu_session
-step = gpu_session.Step('slow', 90, ['-c', 'import os, time; print("pid", '
-                        'os.getpid(), flush=True); time.sleep(90)'])
+step = gpu_session.Step('slow', 90, '-c', 'import os, time; print("pid", '
+                        'os.getpid(), flush=True); time.sleep(90)')
 gpu_session.make_steps = lambda cuda: [step]
 gpu_session.check_machine = lambda cuda: None
 sys.argv = ['gpu_session.py', {str(tmp_path)!r}]

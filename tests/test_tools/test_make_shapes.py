@@ -68,7 +68,7 @@ def test_mistakes_get_one_line(run_tool, tmp_path, tool, args, said):
     assert said in run.stderr
     assert len(run.stderr.splitlines()) == 1
     assert {p.name for p in tmp_path.rglob('*')} == {
-        'set', 'thesis.txt', '.stdout', '.stderr'}
+        'set', 'thesis.txt', '.stdout0', '.stderr0'}
 
 
 def test_help_has_examples(run_tool, tmp_path):

@@ -68,7 +68,8 @@ def test_a_detectors_runtimes_need_nms_out(run_tool, config, tmp_path):
     (['--optimize', 'graph'], 'mode graph: CUDA graphs need a GPU'),
     (['--optimize', 'fold', '--dtype', 'bf16'], '--dtype, --channels-last'),
     (['--timm', 'ese_vovnet39b'], '--timm: these networks have no head'),
-    (['--part', 'backbone', '--timm', 'vovnet'], 'no such network; similar ones'),
+    (['--part', 'backbone', '--timm', 'vovnet'],
+     'no such network; similar ones'),
 ])
 def test_mistakes_end_with_one_line(run_tool, config, tmp_path, args, said):
     assert said in last_line(

@@ -540,8 +540,8 @@ def _resolve_arch(arch: str | dict) -> Arch:
         raise ValueError("VoVNet: arch=dict(...) needs 'num_blocks', "
                          'e.g. num_blocks=(1, 1, 2, 2)')
     spec = Arch(**arch)
-    for field in ('num_blocks', 'stage_channels', 'aggregated_channels',
-                  'stem_channels'):
+    for field in ('num_blocks', 'stem_channels', 'stage_channels',
+                  'aggregated_channels'):
         value = getattr(spec, field)
         if not isinstance(value, Sequence):
             raise ValueError(f'VoVNet: arch {field}={value!r} must be a '
