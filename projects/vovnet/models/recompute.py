@@ -115,16 +115,21 @@ class RecomputeBlock:
         known |= {self.gate, *pools}
         for m in (*self.module.modules(), *pools):
             is_leaf = not m._modules and not isinstance(m, nn.Identity)
-            if is_hooked(m) or (is_leaf and m not in known) or getattr(
-                    m, 'efficient_conv_bn_eval_forward', None):
+            if is_hooked(m) or is_leaf and m not in known:
+                return False
+            if isinstance(m, ConvModule) and (
+                    m.order != ('conv', 'norm', 'act')
+                    or m.with_explicit_padding
+                    or m.efficient_conv_bn_eval_forward):
                 return False
         return bool(self.layers) and all(
-            type(conv) is nn.Conv2d
+            type(conv) is nn.Conv2d and conv.padding_mode == 'zeros'
             and (isinstance(norm, (nn.GroupNorm, type(None)))
                  or type(norm).forward in BATCH_NORMS)
             and isinstance(act, (*ACTIVATIONS, type(None)))
             for conv, norm, act in self.layers
-        ) and all(type(pool) is nn.MaxPool2d for pool in pools)
+        ) and all(type(pool) is nn.MaxPool2d and not pool.return_indices
+                  for pool in pools)
 
 
 def is_hooked(module: nn.Module) -> bool:
