@@ -47,10 +47,13 @@ def find_pythons():
             if path.name[len('python3'):].strip('.0123456789'):
                 continue  # python3-config and the like
             # pyenv has shims for versions that are not active, which fail.
-            done = subprocess.run(
-                [path, '-c', 'import ensurepip, venv, sys; '
-                 'print(*sys.version_info[:3])'],
-                capture_output=True, text=True)
+            try:
+                done = subprocess.run(
+                    [path, '-c', 'import ensurepip, venv, sys; '
+                     'print(*sys.version_info[:3])'],
+                    capture_output=True, text=True)
+            except OSError:  # a link to nothing, or not executable
+                continue
             if done.returncode == 0:
                 version = tuple(map(int, done.stdout.split()))
                 found[version] = str(path)

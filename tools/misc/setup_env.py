@@ -157,8 +157,11 @@ class Environment:
 
     def create(self):
         """Create it, or create it anew."""
-        subprocess.run([sys.executable, '-m', 'venv', '--clear',
-                        str(self.folder)], check=True)
+        done = subprocess.run([sys.executable, '-m', 'venv', '--clear',
+                               str(self.folder)])
+        if done.returncode:
+            stop('%s cannot be made; mend what stands above and run the same '
+                 'command again' % self.folder)
 
     def list_packages(self):
         """List the distributions of OpenMMLab; stop where two collide.
